@@ -1,0 +1,65 @@
+# Distill-Net. `make help` lists what there is. The two commands a newcomer needs: `make demo` and `make test`.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+ARGS ?=
+SOURCES := $(shell find device cloud proto -name '*.py' -o -name '*.pyi' -o -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.html' 2>/dev/null)
+
+.PHONY: help install develop demo test check lint unit ctest stubs clean broker
+
+help: ## What there is
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/.deps: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what pyproject.toml names (the first time takes a few minutes)"
+	$(PIP) install --progress-bar on -q -c constraints.txt 'torch==2.13.0'
+	$(BIN)/python deploy/requirements.py | $(PIP) install --progress-bar on -q -c constraints.txt -r /dev/stdin
+	@touch $@
+
+$(VENV)/.wheel: $(VENV)/.deps CMakeLists.txt $(SOURCES)
+	$(PIP) install -q --no-deps --force-reinstall --no-build-isolation .
+	@rm -f $(VENV)/.develop; touch $@
+
+install: $(VENV)/.wheel ## Create .venv and install the wheel with everything
+
+develop: $(VENV)/.deps ## Install editable: Python edits are live, `make develop` again after C edits
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.wheel; touch $(VENV)/.develop
+
+demo: install ## The main job end to end on real input (ARGS=--json for machines)
+	@$(BIN)/distillnet demo $(ARGS)
+
+broker: # a real broker for the integration tests, where we may install one
+	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && (apt-get install -y -qq mosquitto >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq mosquitto >/dev/null; }); } \
+	  || echo "no Mosquitto and no right to install it: tests that need it will be skipped"
+
+test: install broker check-code ctest ## Everything CI runs
+	$(BIN)/pytest
+
+check: check-code ctest unit ## Lint, layers, types, unit tests, sanitised C tests; two minutes
+
+check-code: $(VENV)/.deps
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYTHONPATH=device:cloud:proto $(BIN)/lint-imports --no-cache
+	$(BIN)/mypy device cloud proto
+
+unit: $(VENV)/.deps
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/pytest -m 'not integration and not slow'
+
+ctest: $(VENV)/.deps ## The engine's C tests under ASan and UBSan
+	$(BIN)/cmake -S . -B build/san -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDN_SANITIZE=ON >/dev/null
+	$(BIN)/cmake --build build/san
+	cd build/san && $(abspath $(BIN))/ctest --output-on-failure
+
+stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
+
+clean: ## Remove what was built and installed
+	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,110 @@
+"""The application file: a few events, data, a budget. The one file an application developer writes."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from distillnet.proto.card import Name
+from distillnet.proto.strict import Strict, load_toml
+
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class ApplicationSection(Strict):
+    """`[application]`."""
+
+    name: Name
+    modality: Literal["image", "audio"] = "image"
+
+
+class TeacherSection(Strict):
+    """`[teacher]`: `efficientnet-lite0|1|2`, `soundnet`, `file:`, `onnx:`, `timm:NAME`, `torch:module:attr`."""
+
+    source: str = "efficientnet-lite0"
+    resolution: int | None = Field(default=None, ge=32, le=1024, description="pictures are shown to it at this size")
+    classes_file: Path | None = Field(default=None, description="one class name per line, for teachers that bring none")
+
+
+class EventSection(Strict):
+    """`[[event]]`: an event stands for teacher classes, or for a directory of examples, or both."""
+
+    name: Name
+    classes: list[str] = Field(default_factory=list, description="names, WordNet ids, indices or index ranges '0-397'")
+    examples: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_a_meaning(self) -> Self:
+        if self.name == "other":
+            raise ValueError("'other' is what every student has besides its events; choose another name")
+        if not self.classes and self.examples is None:
+            raise ValueError(f"event {self.name!r} needs `classes` (of the teacher) or `examples` (a directory)")
+        return self
+
+
+class DataSection(Strict):
+    """`[data]`. Paths are relative to the application file."""
+
+    labelled: Path | None = Field(
+        default=None, description="directory per event or teacher class, or a CSV path,label[,group]"
+    )
+    unlabelled: list[Path] = Field(default_factory=list, description="directories and videos; the teacher labels them")
+    negatives: Path | None = Field(
+        default=None, description="directory, or directory per class, of what is none of the events"
+    )
+    validation_share: Rate = 0.15
+    test_share: Rate = 0.15
+
+
+class BudgetSection(Strict):
+    """`[budget]`: the platform's constraint, and the false alarms the application bears."""
+
+    board: str = "x86-64"
+    latency_ms: float | None = Field(default=None, gt=0)
+    size_kb: float | None = Field(default=None, gt=0)
+    ram_kb: float | None = Field(default=None, gt=0)
+    false_alarm_rate: Rate | None = Field(default=None, description="share of frames of `other` that raise an event")
+    false_alarms_per_hour: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_alarm_budget(self) -> Self:
+        if self.false_alarm_rate is not None and self.false_alarms_per_hour is not None:
+            raise ValueError("give false_alarm_rate or false_alarms_per_hour, not both")
+        return self
+
+
+class SearchSection(Strict):
+    """`[search]`: the business's constraint, time to develop."""
+
+    minutes: float = Field(default=15.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    candidates: int = Field(default=4, ge=1, le=64)
+
+
+class Application(Strict):
+    """The whole application file."""
+
+    application: ApplicationSection
+    teacher: TeacherSection = TeacherSection()
+    event: list[EventSection] = Field(min_length=1, max_length=255)
+    data: DataSection
+    budget: BudgetSection = BudgetSection()
+    search: SearchSection = SearchSection()
+
+    @model_validator(mode="after")
+    def _events_are_distinct(self) -> Self:
+        names = [event.name for event in self.event]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"event {twice[0]!r} is there twice")
+        return self
+
+
+def load(path: Path) -> Application:
+    """Read an application file.
+
+    Raises:
+        ConfigError: what is wrong, one line per problem.
+
+    """
+    return load_toml(path, Application)

@@ -1,0 +1,3 @@
+"""The C extension."""
+
+def version() -> str: ...

@@ -1,0 +1,103 @@
+"""A student ready to run: its card, its model, scores for a frame, and the self-test with its golden vectors."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillnet.engine.backend import Backend, Model, ModelError, Zone, load
+from distillnet.engine.preprocess import Frame, image_tensor
+from distillnet.proto.archive import StudentFile, digest, unpack
+from distillnet.proto.card import Card, ImageInput
+
+_MAX_GOLDEN_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Student:
+    """One loaded student. One thread at a time, as its model."""
+
+    card: Card
+    digest: str
+    model: Model
+    golden: bytes
+
+    @classmethod
+    def load(cls, data: bytes, *, engine: Backend = "auto", threads: int = 1, max_arena_bytes: int = 64 << 20) -> Self:
+        """Load a student file's bytes.
+
+        Raises:
+            StudentError: the archive or the card is bad.
+            ModelError: the flatbuffer is bad, or does not fit its card.
+
+        """
+        file: StudentFile = unpack(data)
+        model = load(file.model, engine, threads=threads, max_arena_bytes=max_arena_bytes)
+        _check_fits(model, file.card)
+        return cls(card=file.card, digest=digest(data), model=model, golden=file.golden)
+
+    def scores(self, frame: Frame, zone: Zone | None = None) -> NDArray[np.float32]:
+        """Score a frame, uint8 (H, W, 3) BGR; returns float32 (K+1,), 0–1, sum 1, in output order."""
+        return self.scores_of(self.model.run_tensor(self.tensor(frame, zone)))
+
+    def tensor(self, frame: Frame, zone: Zone | None = None) -> NDArray[np.int8]:
+        """Return the input tensor for a frame, int8 (1, H, W, C)."""
+        if not isinstance(self.card.input, ImageInput):
+            raise ModelError(f"student {self.card.application!r} hears; it cannot look at a frame")
+        quantisation = self.model.info["input"]
+        return image_tensor(frame, self.card.input, quantisation["scale"], quantisation["zero_point"], zone)
+
+    def scores_of(self, output: NDArray[np.int8]) -> NDArray[np.float32]:
+        """Turn int8 logits (1, K+1) into calibrated scores, float32 (K+1,)."""
+        quantisation = self.model.info["output"]
+        logits = (output.reshape(-1).astype(np.float64) - quantisation["zero_point"]) * quantisation["scale"]
+        weights = np.exp((logits - logits.max()) / self.card.temperature)
+        return (weights / weights.sum()).astype(np.float32)
+
+    def self_test(self) -> int:
+        """Run the golden vectors; returns how many there are.
+
+        Raises:
+            ModelError: they are missing or malformed, or an output differs by even one step.
+
+        """
+        inputs, outputs = self._golden()
+        for index, (x, expected) in enumerate(zip(inputs, outputs, strict=True)):
+            got = self.model.run_tensor(x[np.newaxis]).reshape(-1)
+            if not np.array_equal(got, expected):
+                raise ModelError(f"golden vector {index}: expected {expected.tolist()}, got {got.tolist()}")
+        return len(inputs)
+
+    def _golden(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        try:
+            with zipfile.ZipFile(io.BytesIO(self.golden)) as archive:
+                if sum(info.file_size for info in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                    raise ModelError(f"golden.npz unpacks to more than {_MAX_GOLDEN_BYTES} bytes")
+            with np.load(io.BytesIO(self.golden), allow_pickle=False) as arrays:
+                inputs, outputs = arrays["inputs"], arrays["outputs"]
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as exc:
+            raise ModelError(f"golden.npz is not readable: {exc}") from exc
+        shape = self.model.info["input"]["shape"]
+        expected = (len(self.card.events) + 1,)
+        if len(inputs) == 0 or inputs.shape[1:] != shape[1:] or outputs.shape != (len(inputs), *expected):
+            raise ModelError(f"golden.npz has inputs {inputs.shape} and outputs {outputs.shape}; model wants {shape}")
+        return inputs, outputs
+
+
+def _check_fits(model: Model, card: Card) -> None:
+    outputs = len(card.events) + 1
+    info = model.info
+    if info["output"]["dtype"] != "int8" or int(np.prod(info["output"]["shape"])) != outputs:
+        raise ModelError(f"card has {outputs} outputs; model gives {info['output']['dtype']} {info['output']['shape']}")
+    spec = card.input
+    if isinstance(spec, ImageInput):
+        wanted = (1, spec.height, spec.width, 1 if spec.colour == "grey" else 3)
+    else:
+        wanted = (1, spec.frames, spec.mel_bands, 1)
+    if info["input"]["dtype"] != "int8" or tuple(info["input"]["shape"]) != wanted:
+        raise ModelError(
+            f"card wants input int8 {wanted}; model takes {info['input']['dtype']} {info['input']['shape']}"
+        )

@@ -1,0 +1,1 @@
+"""Generated gRPC stubs of `distillnet.v1`; `make stubs` regenerates them and a test compares."""
