@@ -2,6 +2,9 @@
 
 import typer
 
+from distillnet.cloud.demo import command as demo
+
 
 def register(app: typer.Typer) -> None:
     """Add the cloud's commands to the command line."""
+    demo.register(app)
