@@ -1,0 +1,125 @@
+"""One frame on its way through the pipeline, and the bounded intake that the sources fill and inference empties."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distillnet.engine.preprocess import Frame as Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture and when it was."""
+
+    source: str
+    index: int
+    pixels: Pixels
+    """uint8 (H, W, 3), BGR, 0–255; never changed after capture."""
+    ts: float
+    """Unix seconds: what events report."""
+    t: float
+    """Seconds on a clock that never jumps (the stream's own for files): what durations are measured with."""
+    captured: float
+    """`time.monotonic()` when it was read."""
+    capture_ms: float
+    """How long reading and decoding took, without waiting for the next frame's time."""
+
+
+class Intake:
+    """One bounded queue per source; full means the oldest frame goes, and is counted."""
+
+    def __init__(self, on_drop: Callable[[int], None] = lambda frames: None) -> None:
+        """`on_drop` is told of frames that were let go."""
+        self._lock = threading.Condition()
+        self._queues: dict[str, deque[Frame]] = {}
+        self._limits: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
+        self._turn: deque[str] = deque()
+        self._on_drop = on_drop
+        self._open = False
+        self._woken = False
+
+    def add(self, source: str, limit: int) -> None:
+        """Make room for a source's frames."""
+        with self._lock:
+            self._limits[source] = limit
+            self._dropped.setdefault(source, 0)
+            if source not in self._queues:
+                self._queues[source] = deque()
+                self._turn.append(source)
+
+    def remove(self, source: str) -> None:
+        """Forget a source and its waiting frames."""
+        with self._lock:
+            if self._queues.pop(source, None) is not None:
+                self._turn.remove(source)
+                self._lock.notify_all()
+
+    def open(self) -> None:
+        """Let frames in; before, they pass by uncounted, because no student is there to see them."""
+        with self._lock:
+            self._open = True
+            self._lock.notify_all()
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame; drops the source's oldest one where it is full."""
+        with self._lock:
+            queue = self._queues.get(frame.source)
+            if queue is None or not self._open:
+                return
+            dropping = len(queue) >= self._limits[frame.source]
+            if dropping:
+                queue.popleft()
+                self._dropped[frame.source] += 1
+            queue.append(frame)
+            self._lock.notify_all()
+        if dropping:
+            self._on_drop(1)
+
+    def put_waiting(self, frame: Frame, stopping: Callable[[], bool]) -> bool:
+        """Add a frame when there is room for it, waiting as long as that takes; False when stopping came first."""
+        with self._lock:
+            while not stopping() and frame.source in self._queues:
+                queue = self._queues[frame.source]
+                if self._open and len(queue) < self._limits[frame.source]:
+                    queue.append(frame)
+                    self._lock.notify_all()
+                    return True
+                self._lock.wait(0.1)
+            return False
+
+    def get(self, timeout_s: float) -> Frame | None:
+        """Return the next frame, sources taking turns; None after `timeout_s` or `wake`."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._woken or any(self._queues.values()), timeout_s)
+            self._woken = False
+            for _ in range(len(self._turn)):
+                source = self._turn[0]
+                self._turn.rotate(-1)
+                if self._queues[source]:
+                    frame = self._queues[source].popleft()
+                    self._lock.notify_all()
+                    return frame
+            return None
+
+    def wake(self) -> None:
+        """Have `get` return at once."""
+        with self._lock:
+            self._woken = True
+            self._lock.notify_all()
+
+    def depth(self, source: str) -> int:
+        """Return how many frames of a source wait."""
+        with self._lock:
+            return len(self._queues.get(source, ()))
+
+    def dropped(self, source: str) -> int:
+        """Return how many frames of a source were let go since the start."""
+        with self._lock:
+            return self._dropped.get(source, 0)
+
+    def total_dropped(self) -> int:
+        """Return how many frames were let go since the start, all sources together."""
+        with self._lock:
+            return sum(self._dropped.values())

@@ -1,0 +1,242 @@
+"""The place of the running student: who runs now, how another takes its place, and how each behaved.
+
+The inference thread asks `take` before every frame; `swap` hands it another student and returns once that thread has
+really switched. So a switch falls between two frames, drops none, and two students never run at once on one model.
+The update service swaps, shadows and judges through this; it knows nothing else of the pipeline.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillnet.engine import Zone
+from distillnet.engine.preprocess import Frame as Pixels
+from distillnet.engine.student import Student
+
+log = logging.getLogger(__name__)
+
+Scores = NDArray[np.float32]
+ShadowHook = Callable[[Pixels, Zone | None, Scores], None]
+"""Called by the inference thread after each inference with the frame, its zone's box and the current scores; it must
+return quickly. The pixels are never changed after capture, so a reference may be kept."""
+SwapObserver = Callable[[Student | None, Student], None]
+"""Called by the inference thread with the old and the new student, between two frames, before `swap` returns."""
+
+_SAMPLES = 4096
+
+
+class SwapError(Exception):
+    """The inference thread did not switch in time; the old student still runs."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What one student did on the live stream since it was switched in, or since `ModelSlot.restart_window`."""
+
+    digest: str
+    duration_s: float
+    frames: int
+    """Frames inferred, all zones of one frame counting once."""
+    dropped: int
+    """Frames the bounded queues let go in the same time."""
+    errors: int
+    """Inferences that raised."""
+    events: int
+    """Events announced (`new`)."""
+    infer_ms: NDArray[np.float64] = field(repr=False)
+    """(n ≤ 4096,) inference time of the latest frames, preprocessing included."""
+    mean_scores: dict[str, float] = field(default_factory=dict)
+    """Mean score per output name (events and `other`), over all inferences."""
+    last_inference: float | None = None
+    """`time.monotonic()` of the latest one; None = there was none."""
+
+    @property
+    def events_per_s(self) -> float:
+        """Events announced per second of the window."""
+        return self.events / self.duration_s if self.duration_s > 0 else 0.0
+
+    def latency_ms(self, quantile: float) -> float | None:
+        """Quantile (0–1) of the inference time; None without samples."""
+        return float(np.quantile(self.infer_ms, quantile)) if len(self.infer_ms) else None
+
+
+class _Window:
+    """Counters of one student; guarded by the slot's lock."""
+
+    def __init__(self, student: Student | None, now: float) -> None:
+        self.student = student
+        self.started = now
+        self.frames = self.dropped = self.errors = self.events = self.inferences = 0
+        self.infer_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self.score_sums: Scores | None = None
+        self.last_inference: float | None = None
+
+    def snapshot(self, now: float) -> Behaviour:
+        labels = self.student.card.labels if self.student else []
+        sums = self.score_sums
+        return Behaviour(
+            digest=self.student.digest if self.student else "",
+            duration_s=now - self.started,
+            frames=self.frames,
+            dropped=self.dropped,
+            errors=self.errors,
+            events=self.events,
+            infer_ms=np.array(self.infer_ms, dtype=np.float64),
+            mean_scores={} if sums is None else dict(zip(labels, (sums / self.inferences).tolist(), strict=True)),
+            last_inference=self.last_inference,
+        )
+
+
+class ModelSlot:
+    """Holds the current student. Thread-safe; only one thread may run students, the one that calls `take`."""
+
+    def __init__(self, student: Student | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with `student`, or with none on a board that waits for its first."""
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._current = student
+        self._pending: Student | None = None
+        self._serving = False
+        self._window = _Window(student, clock())
+        self._previous: Behaviour | None = None
+        self._observers: list[SwapObserver] = []
+        self._wake: list[Callable[[], None]] = []
+        self._shadow: ShadowHook | None = None
+
+    # For the update service
+
+    def current(self) -> Student | None:
+        """Return the student that runs now; None = none has come yet."""
+        with self._lock:
+            return self._current
+
+    def swap(self, student: Student, *, timeout_s: float = 10.0) -> None:
+        """Put `student` in place of the current one, between two frames; returns when it runs.
+
+        Raises:
+            SwapError: the inference thread did not come by within `timeout_s`; the swap is withdrawn.
+
+        """
+        with self._lock:
+            serving = self._serving
+            self._pending = student if serving else None
+            wake = list(self._wake)
+        if not serving:
+            self._switch(student)
+            return
+        for callback in wake:
+            callback()
+        with self._lock:
+            self._lock.wait_for(lambda: self._pending is not student, timeout_s)
+            self._pending = None
+            if self._current is not student:
+                raise SwapError(f"inference did not reach the end of a frame within {timeout_s:g} s")
+
+    def observe(self, observer: SwapObserver) -> None:
+        """Have `observer` told of every switch."""
+        with self._lock:
+            self._observers.append(observer)
+
+    def set_shadow(self, hook: ShadowHook | None) -> None:
+        """Have `hook` see every inference's input and scores; None ends that."""
+        with self._lock:
+            self._shadow = hook
+
+    def behaviour(self) -> Behaviour:
+        """Return what the current student did since it was switched in."""
+        with self._lock:
+            return self._window.snapshot(self._clock())
+
+    def previous(self) -> Behaviour | None:
+        """Return what the student before it did until it was switched out; None = there was none."""
+        with self._lock:
+            return self._previous
+
+    def restart_window(self) -> Behaviour:
+        """Return the behaviour so far and count from zero again."""
+        with self._lock:
+            done = self._window.snapshot(self._clock())
+            self._window = _Window(self._current, self._clock())
+            return done
+
+    # For the pipeline
+
+    def serve(self, wake: Callable[[], None]) -> None:
+        """Say that an inference thread will call `take`; `wake` is called when something waits for it."""
+        with self._lock:
+            self._serving = True
+            self._wake.append(wake)
+
+    def retire(self) -> None:
+        """Say that no inference thread calls `take` any longer."""
+        with self._lock:
+            self._serving = False
+            self._pending = None
+            self._lock.notify_all()
+
+    def take(self) -> Student | None:
+        """Return the student for the next frame, switching first if another waits. Called by the inference thread."""
+        with self._lock:
+            pending = self._pending
+            if pending is None:
+                return self._current
+        self._switch(pending)
+        with self._lock:
+            if self._pending is pending:
+                self._pending = None
+            self._lock.notify_all()
+            return self._current
+
+    def record_inference(self, pixels: Pixels, box: Zone | None, scores: Scores) -> None:
+        """Count the scores of one zone, and show them to the shadow hook."""
+        with self._lock:
+            window, shadow = self._window, self._shadow
+            window.inferences += 1
+            window.score_sums = scores.copy() if window.score_sums is None else window.score_sums + scores
+        if shadow is not None:
+            try:
+                shadow(pixels, box, scores)
+            except Exception:
+                log.exception("shadow hook failed; it is removed")
+                self.set_shadow(None)
+
+    def record_frame(self, infer_ms: float) -> None:
+        """Count a frame whose zones were all inferred, in `infer_ms` together."""
+        with self._lock:
+            self._window.frames += 1
+            self._window.infer_ms.append(infer_ms)
+            self._window.last_inference = self._clock()
+
+    def record_error(self) -> None:
+        """Count an inference that raised."""
+        with self._lock:
+            self._window.errors += 1
+
+    def record_dropped(self, frames: int = 1) -> None:
+        """Count frames a queue let go while a student was there."""
+        with self._lock:
+            if self._current is not None:
+                self._window.dropped += frames
+
+    def record_event(self) -> None:
+        """Count an announced event."""
+        with self._lock:
+            self._window.events += 1
+
+    def _switch(self, student: Student) -> None:
+        with self._lock:
+            old, self._current = self._current, student
+            self._previous = self._window.snapshot(self._clock()) if old is not None else None
+            self._window = _Window(student, self._clock())
+            observers = list(self._observers)
+        for observer in observers:
+            try:
+                observer(old, student)
+            except Exception:
+                log.exception("a switch observer failed")
