@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
-SOURCES := $(shell find device cloud proto -name '*.py' -o -name '*.pyi' -o -name '*.[ch]' -o -name 'CMakeLists.txt' -o -name '*.html' 2>/dev/null)
+SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
 .PHONY: help install develop demo test check lint unit ctest stubs clean broker
 
@@ -14,8 +14,9 @@ help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.deps: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing what pyproject.toml names (the first time takes a few minutes)"
+	@echo "installing what pyproject.toml names; the first time takes a few minutes"
 	$(PIP) install --progress-bar on -q -c constraints.txt 'torch==2.13.0'
 	$(BIN)/python deploy/requirements.py | $(PIP) install --progress-bar on -q -c constraints.txt -r /dev/stdin
 	@touch $@
