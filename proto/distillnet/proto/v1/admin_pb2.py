@@ -26,7 +26,7 @@ from distillnet.proto.v1 import enrollment_pb2 as distillnet_dot_proto_dot_v1_do
 from distillnet.proto.v1 import fleet_pb2 as distillnet_dot_proto_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/admin.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\x1a\x1f\x64istillnet/proto/v1/fleet.proto\"X\n\x0ePublishRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.distillnet.v1.PublishHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"X\n\rPublishHeader\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x62oards\x18\x04 \x03(\t\"q\n\x0fPublishResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65vices_told\x18\x05 \x01(\r\"I\n\x12\x43reateTokenRequest\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x03 \x03(\t\"8\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ts\x18\x02 \x01(\x01\"\x14\n\x12ListDevicesRequest\"\xfc\x01\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x14\n\x0clast_seen_ts\x18\x04 \x01(\x01\x12\x31\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x06 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x30\n\x0blast_report\x18\x07 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReport\x12\x14\n\x0c\x61pplications\x18\x08 \x03(\t\"=\n\x13ListDevicesResponse\x12&\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x15.distillnet.v1.Device\"(\n\x11ListModelsRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"z\n\x05Model\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpublished_ts\x18\x05 \x01(\x01\x12\x11\n\tcard_json\x18\x06 \x01(\x0c\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.distillnet.v1.Model\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14RevokeDeviceResponse\"N\n\x16RollbackDevicesRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x17RollbackDevicesResponse\x12\x14\n\x0c\x64\x65vices_told\x18\x01 \x01(\r2\x8d\x04\n\x05\x41\x64min\x12J\n\x07Publish\x12\x1d.distillnet.v1.PublishRequest\x1a\x1e.distillnet.v1.PublishResponse(\x01\x12T\n\x0b\x43reateToken\x12!.distillnet.v1.CreateTokenRequest\x1a\".distillnet.v1.CreateTokenResponse\x12T\n\x0bListDevices\x12!.distillnet.v1.ListDevicesRequest\x1a\".distillnet.v1.ListDevicesResponse\x12Q\n\nListModels\x12 .distillnet.v1.ListModelsRequest\x1a!.distillnet.v1.ListModelsResponse\x12W\n\x0cRevokeDevice\x12\".distillnet.v1.RevokeDeviceRequest\x1a#.distillnet.v1.RevokeDeviceResponse\x12`\n\x0fRollbackDevices\x12%.distillnet.v1.RollbackDevicesRequest\x1a&.distillnet.v1.RollbackDevicesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/admin.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\x1a\x1f\x64istillnet/proto/v1/fleet.proto\"X\n\x0ePublishRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.distillnet.v1.PublishHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"f\n\rPublishHeader\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x62oards\x18\x04 \x03(\t\x12\x0c\n\x04hold\x18\x05 \x01(\x08\"q\n\x0fPublishResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65vices_told\x18\x05 \x01(\r\"I\n\x12\x43reateTokenRequest\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x03 \x03(\t\"8\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ts\x18\x02 \x01(\x01\"\x14\n\x12ListDevicesRequest\"\xfc\x01\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x14\n\x0clast_seen_ts\x18\x04 \x01(\x01\x12\x31\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x06 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x30\n\x0blast_report\x18\x07 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReport\x12\x14\n\x0c\x61pplications\x18\x08 \x03(\t\"=\n\x13ListDevicesResponse\x12&\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x15.distillnet.v1.Device\"(\n\x11ListModelsRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"z\n\x05Model\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpublished_ts\x18\x05 \x01(\x01\x12\x11\n\tcard_json\x18\x06 \x01(\x0c\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.distillnet.v1.Model\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14RevokeDeviceResponse\"N\n\x16RollbackDevicesRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x17RollbackDevicesResponse\x12\x14\n\x0c\x64\x65vices_told\x18\x01 \x01(\r\"P\n\x12GrantAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\">\n\x13GrantAccessResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"#\n\x13RevokeAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeAccessResponse2\xbc\x05\n\x05\x41\x64min\x12J\n\x07Publish\x12\x1d.distillnet.v1.PublishRequest\x1a\x1e.distillnet.v1.PublishResponse(\x01\x12T\n\x0b\x43reateToken\x12!.distillnet.v1.CreateTokenRequest\x1a\".distillnet.v1.CreateTokenResponse\x12T\n\x0bListDevices\x12!.distillnet.v1.ListDevicesRequest\x1a\".distillnet.v1.ListDevicesResponse\x12Q\n\nListModels\x12 .distillnet.v1.ListModelsRequest\x1a!.distillnet.v1.ListModelsResponse\x12W\n\x0cRevokeDevice\x12\".distillnet.v1.RevokeDeviceRequest\x1a#.distillnet.v1.RevokeDeviceResponse\x12`\n\x0fRollbackDevices\x12%.distillnet.v1.RollbackDevicesRequest\x1a&.distillnet.v1.RollbackDevicesResponse\x12T\n\x0bGrantAccess\x12!.distillnet.v1.GrantAccessRequest\x1a\".distillnet.v1.GrantAccessResponse\x12W\n\x0cRevokeAccess\x12\".distillnet.v1.RevokeAccessRequest\x1a#.distillnet.v1.RevokeAccessResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHREQUEST']._serialized_start=121
   _globals['_PUBLISHREQUEST']._serialized_end=209
   _globals['_PUBLISHHEADER']._serialized_start=211
-  _globals['_PUBLISHHEADER']._serialized_end=299
-  _globals['_PUBLISHRESPONSE']._serialized_start=301
-  _globals['_PUBLISHRESPONSE']._serialized_end=414
-  _globals['_CREATETOKENREQUEST']._serialized_start=416
-  _globals['_CREATETOKENREQUEST']._serialized_end=489
-  _globals['_CREATETOKENRESPONSE']._serialized_start=491
-  _globals['_CREATETOKENRESPONSE']._serialized_end=547
-  _globals['_LISTDEVICESREQUEST']._serialized_start=549
-  _globals['_LISTDEVICESREQUEST']._serialized_end=569
-  _globals['_DEVICE']._serialized_start=572
-  _globals['_DEVICE']._serialized_end=824
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=826
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=887
-  _globals['_LISTMODELSREQUEST']._serialized_start=889
-  _globals['_LISTMODELSREQUEST']._serialized_end=929
-  _globals['_MODEL']._serialized_start=931
-  _globals['_MODEL']._serialized_end=1053
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1055
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1113
-  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1115
-  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1152
-  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1154
-  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1176
-  _globals['_ROLLBACKDEVICESREQUEST']._serialized_start=1178
-  _globals['_ROLLBACKDEVICESREQUEST']._serialized_end=1256
-  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_start=1258
-  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_end=1305
-  _globals['_ADMIN']._serialized_start=1308
-  _globals['_ADMIN']._serialized_end=1833
+  _globals['_PUBLISHHEADER']._serialized_end=313
+  _globals['_PUBLISHRESPONSE']._serialized_start=315
+  _globals['_PUBLISHRESPONSE']._serialized_end=428
+  _globals['_CREATETOKENREQUEST']._serialized_start=430
+  _globals['_CREATETOKENREQUEST']._serialized_end=503
+  _globals['_CREATETOKENRESPONSE']._serialized_start=505
+  _globals['_CREATETOKENRESPONSE']._serialized_end=561
+  _globals['_LISTDEVICESREQUEST']._serialized_start=563
+  _globals['_LISTDEVICESREQUEST']._serialized_end=583
+  _globals['_DEVICE']._serialized_start=586
+  _globals['_DEVICE']._serialized_end=838
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=840
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=901
+  _globals['_LISTMODELSREQUEST']._serialized_start=903
+  _globals['_LISTMODELSREQUEST']._serialized_end=943
+  _globals['_MODEL']._serialized_start=945
+  _globals['_MODEL']._serialized_end=1067
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1069
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1127
+  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1129
+  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1166
+  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1168
+  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1190
+  _globals['_ROLLBACKDEVICESREQUEST']._serialized_start=1192
+  _globals['_ROLLBACKDEVICESREQUEST']._serialized_end=1270
+  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_start=1272
+  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_end=1319
+  _globals['_GRANTACCESSREQUEST']._serialized_start=1321
+  _globals['_GRANTACCESSREQUEST']._serialized_end=1401
+  _globals['_GRANTACCESSRESPONSE']._serialized_start=1403
+  _globals['_GRANTACCESSRESPONSE']._serialized_end=1465
+  _globals['_REVOKEACCESSREQUEST']._serialized_start=1467
+  _globals['_REVOKEACCESSREQUEST']._serialized_end=1502
+  _globals['_REVOKEACCESSRESPONSE']._serialized_start=1504
+  _globals['_REVOKEACCESSRESPONSE']._serialized_end=1526
+  _globals['_ADMIN']._serialized_start=1529
+  _globals['_ADMIN']._serialized_end=2229
 # @@protoc_insertion_point(module_scope)

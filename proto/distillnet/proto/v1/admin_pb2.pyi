@@ -17,16 +17,18 @@ class PublishRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[PublishHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PublishHeader(_message.Message):
-    __slots__ = ("application", "size_bytes", "digest", "boards")
+    __slots__ = ("application", "size_bytes", "digest", "boards", "hold")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     BOARDS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     application: str
     size_bytes: int
     digest: str
     boards: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, application: _Optional[str] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., boards: _Optional[_Iterable[str]] = ...) -> None: ...
+    hold: bool
+    def __init__(self, application: _Optional[str] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., boards: _Optional[_Iterable[str]] = ..., hold: _Optional[bool] = ...) -> None: ...
 
 class PublishResponse(_message.Message):
     __slots__ = ("application", "version", "digest", "size_bytes", "devices_told")
@@ -143,3 +145,33 @@ class RollbackDevicesResponse(_message.Message):
     DEVICES_TOLD_FIELD_NUMBER: _ClassVar[int]
     devices_told: int
     def __init__(self, devices_told: _Optional[int] = ...) -> None: ...
+
+class GrantAccessRequest(_message.Message):
+    __slots__ = ("name", "role", "csr_pem", "ttl_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CSR_PEM_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    csr_pem: bytes
+    ttl_s: float
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., csr_pem: _Optional[bytes] = ..., ttl_s: _Optional[float] = ...) -> None: ...
+
+class GrantAccessResponse(_message.Message):
+    __slots__ = ("certificate_pem", "ca_pem")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    CA_PEM_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: bytes
+    ca_pem: bytes
+    def __init__(self, certificate_pem: _Optional[bytes] = ..., ca_pem: _Optional[bytes] = ...) -> None: ...
+
+class RevokeAccessRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RevokeAccessResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

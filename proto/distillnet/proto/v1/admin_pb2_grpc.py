@@ -65,6 +65,16 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.FromString,
                 _registered_method=True)
+        self.GrantAccess = channel.unary_unary(
+                '/distillnet.v1.Admin/GrantAccess',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessResponse.FromString,
+                _registered_method=True)
+        self.RevokeAccess = channel.unary_unary(
+                '/distillnet.v1.Admin/RevokeAccess',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -107,6 +117,18 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GrantAccess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAccess(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +161,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RollbackDevices,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.SerializeToString,
+            ),
+            'GrantAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantAccess,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessResponse.SerializeToString,
+            ),
+            'RevokeAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAccess,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +336,60 @@ class Admin:
             '/distillnet.v1.Admin/RollbackDevices',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/GrantAccess',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/RevokeAccess',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

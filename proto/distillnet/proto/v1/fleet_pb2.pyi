@@ -46,14 +46,16 @@ class DeviceMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[UpdateReport, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("capabilities", "models", "session")
+    __slots__ = ("capabilities", "models", "session", "applications")
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     capabilities: _enrollment_pb2.Capabilities
     models: _containers.RepeatedCompositeFieldContainer[InstalledModel]
     session: str
-    def __init__(self, capabilities: _Optional[_Union[_enrollment_pb2.Capabilities, _Mapping]] = ..., models: _Optional[_Iterable[_Union[InstalledModel, _Mapping]]] = ..., session: _Optional[str] = ...) -> None: ...
+    applications: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, capabilities: _Optional[_Union[_enrollment_pb2.Capabilities, _Mapping]] = ..., models: _Optional[_Iterable[_Union[InstalledModel, _Mapping]]] = ..., session: _Optional[str] = ..., applications: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class InstalledModel(_message.Message):
     __slots__ = ("application", "version", "digest")
