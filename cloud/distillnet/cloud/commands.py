@@ -3,8 +3,10 @@
 import typer
 
 from distillnet.cloud.demo import command as demo
+from distillnet.cloud.fleet import commands as fleet
 
 
 def register(app: typer.Typer) -> None:
     """Add the cloud's commands to the command line."""
     demo.register(app)
+    fleet.register(app)

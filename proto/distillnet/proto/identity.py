@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Literal, Self, cast, get_args
+from typing import Literal, Self, get_args
 
 Role = Literal["device", "viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -49,7 +49,7 @@ class Identity:
         role, slash, name = uri.removeprefix(_SCHEME).partition("/")
         if not uri.startswith(_SCHEME) or not slash or role not in ROLES or not NAME_PATTERN.fullmatch(name):
             raise IdentityError(f"{uri!r} is no identity: expected {_SCHEME}<{'|'.join(ROLES)}>/<name>")
-        return cls(role=cast(Role, role), name=name)
+        return cls(role=role, name=name)
 
 
 @dataclass(frozen=True)

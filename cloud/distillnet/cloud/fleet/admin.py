@@ -1,0 +1,241 @@
+"""`Admin`: what people and scripts do with a fleet."""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from distillnet.cloud.fleet import access, devices, models
+from distillnet.cloud.fleet.authorise import caller
+from distillnet.cloud.fleet.database import Assignment, Database, Device, Installed, Report
+from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.cloud.fleet.hub import Hub
+from distillnet.cloud.fleet.pki import Authority
+from distillnet.cloud.fleet.publish import Publisher
+from distillnet.proto.archive import MAX_STUDENT_BYTES
+from distillnet.proto.identity import ROLES, EnrollmentToken, Identity
+from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, enrollment_pb2, fleet_pb2
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_TTL_S = 3600.0
+_MAX_TTL_S = 30 * 86400.0
+_ACCESS_DAYS = 365.0
+
+
+@dataclass(frozen=True)
+class Administration:
+    """What the service works with."""
+
+    database: Database
+    authority: Authority
+    publisher: Publisher
+    hub: Hub
+    clock: Callable[[], float]
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """Serves people and scripts; who may call what is decided in `authorise`."""
+
+    def __init__(self, administration: Administration) -> None:
+        self._with = administration
+        self._uploads = asyncio.Semaphore(2)
+
+    async def Publish(
+        self, request_iterator: AsyncIterator[admin_pb2.PublishRequest], context: Any
+    ) -> admin_pb2.PublishResponse:
+        """Take a student in pieces, then check, number, sign and assign it."""
+        async with self._uploads:
+            header, data = await _upload(request_iterator)
+            published = await asyncio.to_thread(
+                self._with.publisher.publish, data, header.application, list(header.boards), hold=header.hold
+            )
+        self._with.hub.wake()
+        model = published.model
+        log.info(
+            "%s published %s version %d (%s) for %d devices",
+            caller().name,
+            model.application,
+            model.version,
+            model.digest,
+            len(published.devices),
+        )
+        return admin_pb2.PublishResponse(
+            application=model.application,
+            version=model.version,
+            digest=model.digest,
+            size_bytes=model.size_bytes,
+            devices_told=len(published.devices),
+        )
+
+    async def CreateToken(self, request: admin_pb2.CreateTokenRequest, context: Any) -> admin_pb2.CreateTokenResponse:
+        """Make a one-time enrolment token."""
+        ttl_s = request.ttl_s or _DEFAULT_TTL_S
+        if not 0 < ttl_s <= _MAX_TTL_S:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"a token lives up to {_MAX_TTL_S:g} s; got {ttl_s:g}")
+        token = EnrollmentToken(self._with.authority.sha256, secrets.token_bytes(24))
+        now = self._with.clock()
+        expires_ts = await self._with.database.write(
+            lambda session: access.add_token(session, token, request.device, list(request.applications), now, ttl_s)
+        )
+        log.info("%s made a token for %s", caller().name, request.device or "any device")
+        return admin_pb2.CreateTokenResponse(token=token.encode(), expires_ts=expires_ts)
+
+    async def ListDevices(self, request: admin_pb2.ListDevicesRequest, context: Any) -> admin_pb2.ListDevicesResponse:
+        """Every device with what it runs."""
+        alive_since = self._with.clock() - 3 * self._with.hub.heartbeat_s - 5.0
+        rows = await self._with.database.read(lambda session: list_devices(session, alive_since))
+        return admin_pb2.ListDevicesResponse(devices=rows)
+
+    async def ListModels(self, request: admin_pb2.ListModelsRequest, context: Any) -> admin_pb2.ListModelsResponse:
+        """Every published student with its card."""
+        rows = await self._with.database.read(lambda session: models.published(session, request.application))
+        return admin_pb2.ListModelsResponse(
+            models=[
+                admin_pb2.Model(
+                    application=row.application,
+                    version=row.version,
+                    digest=row.digest,
+                    size_bytes=row.size_bytes,
+                    published_ts=row.published_ts,
+                    card_json=row.card_json.encode(),
+                )
+                for row in rows
+            ]
+        )
+
+    async def RevokeDevice(
+        self, request: admin_pb2.RevokeDeviceRequest, context: Any
+    ) -> admin_pb2.RevokeDeviceResponse:
+        """Shut a device out, its open stream included."""
+        now = self._with.clock()
+        await self._with.database.write(lambda session: devices.revoke(session, request.device, now))
+        self._with.hub.wake()
+        log.warning("%s revoked device %s", caller().name, request.device)
+        return admin_pb2.RevokeDeviceResponse()
+
+    async def RollbackDevices(
+        self, request: admin_pb2.RollbackDevicesRequest, context: Any
+    ) -> admin_pb2.RollbackDevicesResponse:
+        """Ask devices to go back to their previous student."""
+        now = self._with.clock()
+        told = await self._with.database.write(
+            lambda session: devices.roll_back(
+                session, request.application, request.devices, request.reason or f"asked by {caller().name}", now
+            )
+        )
+        self._with.hub.wake()
+        log.warning("%s rolls back %s on %d devices", caller().name, request.application, len(told))
+        return admin_pb2.RollbackDevicesResponse(devices_told=len(told))
+
+    async def GrantAccess(self, request: admin_pb2.GrantAccessRequest, context: Any) -> admin_pb2.GrantAccessResponse:
+        """Sign a certificate for a person or a script."""
+        access.check_name(request.name, "name")
+        role = next((role for role in ROLES if role == request.role and role != "device"), None)
+        if role is None:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"role must be viewer, operator or admin; got {request.role!r}")
+        identity, now = Identity(role, request.name), self._with.clock()
+        days = min(request.ttl_s / 86400.0 or _ACCESS_DAYS, _ACCESS_DAYS)
+        issued = self._with.authority.issue(request.csr_pem, identity, now, days)
+        await self._with.database.write(lambda session: access.add_certificate(session, identity, issued))
+        log.warning("%s granted access as %s to %s", caller().name, role, request.name)
+        return admin_pb2.GrantAccessResponse(certificate_pem=issued.certificate_pem, ca_pem=self._with.authority.pem)
+
+    async def RevokeAccess(
+        self, request: admin_pb2.RevokeAccessRequest, context: Any
+    ) -> admin_pb2.RevokeAccessResponse:
+        """Revoke every certificate of a person or a script."""
+        if request.name == caller().name:
+            raise RefusedError(Code.FAILED_PRECONDITION, "nobody revokes the access used for the call")
+        now = self._with.clock()
+        count = await self._with.database.write(
+            lambda session: access.revoke_certificates(session, None, request.name, now)
+        )
+        if not count:
+            raise RefusedError(Code.NOT_FOUND, f"{request.name!r} has no access to revoke")
+        log.warning("%s revoked the access of %s", caller().name, request.name)
+        return admin_pb2.RevokeAccessResponse()
+
+
+def list_devices(session: Session, alive_since: float) -> list[admin_pb2.Device]:
+    """Return all devices; one is connected when its stream is open and it was heard since `alive_since`."""
+    installed: dict[str, list[fleet_pb2.InstalledModel]] = {}
+    for row in session.scalars(select(Installed).order_by(Installed.application)):
+        model = fleet_pb2.InstalledModel(application=row.application, version=row.version, digest=row.digest)
+        installed.setdefault(row.device, []).append(model)
+    applications: dict[str, list[str]] = {}
+    for device, application in session.execute(
+        select(Assignment.device, Assignment.application).order_by(Assignment.application)
+    ):
+        applications.setdefault(device, []).append(application)
+    reports = {row.device: row for row in session.scalars(_last_reports())}
+    return [
+        admin_pb2.Device(
+            device=row.id,
+            connected=row.instance is not None and row.last_seen_ts >= alive_since,
+            revoked=row.revoked_ts is not None,
+            last_seen_ts=row.last_seen_ts,
+            capabilities=enrollment_pb2.Capabilities(**row.capabilities),
+            models=installed.get(row.id, []),
+            last_report=_report(reports.get(row.id)),
+            applications=applications.get(row.id, []),
+        )
+        for row in session.scalars(select(Device).order_by(Device.id))
+    ]
+
+
+def _last_reports() -> Any:
+    latest = select(Report.id).where(Report.device == Device.id).order_by(Report.id.desc()).limit(1).scalar_subquery()
+    return select(Report).join(Device, Report.id == latest)
+
+
+def _report(row: Report | None) -> fleet_pb2.UpdateReport | None:
+    if row is None:
+        return None
+    return fleet_pb2.UpdateReport(
+        directive_id=row.directive,
+        phase="UPDATE_PHASE_" + row.phase.upper().replace("-", "_"),
+        application=row.application,
+        version=row.version,
+        digest=row.digest,
+        progress=row.progress,
+        reason=row.reason,
+        durations_ms=row.durations_ms,
+    )
+
+
+async def _upload(requests: AsyncIterator[admin_pb2.PublishRequest]) -> tuple[admin_pb2.PublishHeader, bytes]:
+    header: admin_pb2.PublishHeader | None = None
+    data = bytearray()
+    async for request in requests:
+        if header is None:
+            header = _header(request)
+        elif request.WhichOneof("part") == "data" and len(data) + len(request.data) <= header.size_bytes:
+            data += request.data
+        else:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"expected {header.size_bytes} bytes of data after one header")
+    if header is None or len(data) != header.size_bytes:
+        wanted = header.size_bytes if header else "a header"
+        raise RefusedError(Code.INVALID_ARGUMENT, f"the upload ended early: expected {wanted}, got {len(data)} bytes")
+    got = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if got != header.digest:
+        raise RefusedError(Code.DATA_LOSS, f"the upload was damaged: expected {header.digest}, got {got}")
+    return header, bytes(data)
+
+
+def _header(request: admin_pb2.PublishRequest) -> admin_pb2.PublishHeader:
+    if request.WhichOneof("part") != "header":
+        raise RefusedError(Code.INVALID_ARGUMENT, "the first part of an upload is its header")
+    header = request.header
+    access.check_name(header.application, "application")
+    if not 0 < header.size_bytes <= MAX_STUDENT_BYTES:
+        raise RefusedError(
+            Code.INVALID_ARGUMENT, f"a student has 1–{MAX_STUDENT_BYTES} bytes; announced {header.size_bytes}"
+        )
+    return header

@@ -1,0 +1,63 @@
+"""`Artifacts.Fetch`: byte ranges of the repository. Nothing else of the object store can be named."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import obstore
+
+from distillnet.cloud.fleet import devices
+from distillnet.cloud.fleet.authorise import caller
+from distillnet.cloud.fleet.database import Database
+from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
+
+CHUNK_BYTES = 256 << 10
+
+_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+_METADATA = re.compile(r"metadata/(timestamp|[1-9][0-9]{0,9}\.(root|snapshot|targets))\.json")
+_TARGET = re.compile(rf"targets/({_NAME})/[1-9][0-9]{{0,9}}/[0-9a-f]{{64}}\.student\.tflite")
+
+
+class ArtifactsService(artifacts_pb2_grpc.ArtifactsServicer):
+    """Serves metadata and targets; the client verifies them through TUF."""
+
+    def __init__(self, database: Database, store: Any) -> None:
+        self._database = database
+        self._store = store
+
+    async def Fetch(self, request: artifacts_pb2.FetchRequest, context: Any) -> AsyncIterator[artifacts_pb2.Chunk]:
+        """Stream a range in chunks of at most `CHUNK_BYTES`."""
+        await self._check(request.path)
+        try:
+            total = int((await obstore.head_async(self._store, request.path))["size"])
+        except FileNotFoundError as exc:
+            raise RefusedError(Code.NOT_FOUND, f"{request.path}: not in the repository") from exc
+        if request.offset > total:
+            raise RefusedError(Code.OUT_OF_RANGE, f"{request.path}: has {total} bytes, asked from {request.offset}")
+        end = min(total, request.offset + request.length) if request.length else total
+        if end == request.offset:
+            yield artifacts_pb2.Chunk(offset=request.offset, total_size=total)
+            return
+        offset = request.offset
+        while offset < end:
+            stop = min(offset + CHUNK_BYTES, end)
+            data = await obstore.get_range_async(self._store, request.path, start=offset, end=stop)
+            yield artifacts_pb2.Chunk(offset=offset, data=bytes(data), total_size=total)
+            offset = stop
+
+    async def _check(self, path: str) -> None:
+        if _METADATA.fullmatch(path):
+            return
+        target = _TARGET.fullmatch(path)
+        if target is None:
+            raise RefusedError(
+                Code.INVALID_ARGUMENT, f"{path[:200]!r} is no path of the repository (metadata/… or targets/…)"
+            )
+        identity, application = caller(), target.group(1)
+        if identity.role == "device" and not await self._database.read(
+            lambda session: devices.may_fetch(session, identity.name, application)
+        ):
+            raise RefusedError(
+                Code.PERMISSION_DENIED, f"device {identity.name!r} was not enrolled for application {application!r}"
+            )

@@ -1,0 +1,137 @@
+"""One place decides who may call what: the certificate says who, the table below says what.
+
+Every handler of the mTLS port is wrapped: the caller's certificate is checked against the database on each call, and a
+`RefusedError` becomes its gRPC status. A method that is not in the table is closed to all.
+"""
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+import grpc
+
+from distillnet.cloud.fleet import access, pki
+from distillnet.cloud.fleet.database import Database
+from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.proto.identity import Identity, IdentityError, Role
+
+log = logging.getLogger(__name__)
+
+DEVICE: Final = frozenset[Role]({"device"})
+ADMIN: Final = frozenset[Role]({"admin"})
+OPERATE: Final = frozenset[Role]({"operator", "admin"})
+READ: Final = frozenset[Role]({"viewer", "operator", "admin"})
+ANY: Final = DEVICE | READ
+
+PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
+    "/distillnet.v1.Fleet/Connect": DEVICE,
+    "/distillnet.v1.Renewal/Renew": DEVICE,
+    "/distillnet.v1.Artifacts/Fetch": ANY,
+    "/distillnet.v1.Admin/Publish": ADMIN,
+    "/distillnet.v1.Admin/CreateToken": OPERATE,
+    "/distillnet.v1.Admin/ListDevices": READ,
+    "/distillnet.v1.Admin/ListModels": READ,
+    "/distillnet.v1.Admin/RevokeDevice": OPERATE,
+    "/distillnet.v1.Admin/RollbackDevices": OPERATE,
+    "/distillnet.v1.Admin/GrantAccess": ADMIN,
+    "/distillnet.v1.Admin/RevokeAccess": ADMIN,
+    "/grpc.health.v1.Health/Check": ANY,
+    "/grpc.health.v1.Health/Watch": ANY,
+    "/grpc.health.v1.Health/List": ANY,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READ,
+}
+
+_caller: ContextVar[Identity] = ContextVar("caller")
+Handler = Callable[..., Any]
+
+
+def caller() -> Identity:
+    """Who makes the call being handled."""
+    return _caller.get()
+
+
+class Authorise(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Checks every call of the mTLS port."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Wrap the handler of one call."""
+        handler = await continuation(details)
+        return None if handler is None else _wrapped(handler, lambda context: self._admit(details.method, context))
+
+    async def _admit(self, method: str, context: Any) -> None:
+        certificates = context.auth_context().get("x509_pem_cert")
+        if not certificates:
+            raise RefusedError(Code.UNAUTHENTICATED, "a client certificate is required")
+        serial, uri = pki.holder(certificates[0])
+        try:
+            identity = Identity.parse(uri)
+        except IdentityError as exc:
+            raise RefusedError(Code.UNAUTHENTICATED, str(exc)) from exc
+        now = self._clock()
+        await self._database.read(lambda session: access.check_certificate(session, serial, identity, now))
+        if identity.role not in PERMISSIONS.get(method, frozenset()):
+            raise RefusedError(Code.PERMISSION_DENIED, f"{identity.role} {identity.name!r} may not call {method}")
+        _caller.set(identity)
+
+
+class Translate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """For the enrolment port, open to all: only turns `RefusedError` into its status."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Wrap the handler of one call."""
+        handler = await continuation(details)
+        return None if handler is None else _wrapped(handler, _nobody)
+
+
+async def _nobody(_context: Any) -> None:
+    """Admit everybody."""
+
+
+def _wrapped(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
+    codec = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.request_streaming and handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, admit), **codec)
+    if handler.request_streaming:
+        return grpc.stream_unary_rpc_method_handler(_answering(handler.stream_unary, admit), **codec)
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, admit), **codec)
+    return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, admit), **codec)
+
+
+def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Handler:
+    async def answer(request: Any, context: Any) -> Any:
+        try:
+            await admit(context)
+            return await handle(request, context)
+        except RefusedError as exc:
+            await context.abort(exc.code, str(exc))
+
+    return answer
+
+
+def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Handler:
+    async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            await admit(context)
+            async for response in handle(request, context):
+                yield response
+        except RefusedError as exc:
+            await context.abort(exc.code, str(exc))
+
+    async def write(request: Any, context: Any) -> None:
+        try:
+            await admit(context)
+            await handle(request, context)
+        except RefusedError as exc:
+            await context.abort(exc.code, str(exc))
+
+    return generate if inspect.isasyncgenfunction(handle) else write

@@ -1,0 +1,65 @@
+"""The service's configuration: `serve.toml` and the options of `distillnet serve`. Read once, at the edge."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from distillnet.proto.strict import Strict, load_toml
+
+
+class ListenSection(Strict):
+    """`[listen]`: where the service is found."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=7443, ge=0, le=65535, description="mTLS; 0 = any free one")
+    enroll_port: int = Field(
+        default=7444, ge=0, le=65535, description="server TLS only, for boards without a certificate"
+    )
+    names: list[str] = Field(default_factory=list, description="further names and addresses in the server certificate")
+    public_address: str | None = Field(default=None, description="host:port told to boards; unset = host and port")
+
+
+class StorageSection(Strict):
+    """`[storage]`. Unset is inside the data directory."""
+
+    database: str | None = Field(default=None, description="SQLAlchemy URL, e.g. postgresql+psycopg://user@host/fleet")
+    objects: str | None = Field(default=None, description="object store URL, e.g. s3://bucket/prefix")
+    report_days: float = Field(default=90.0, gt=0, description="how long update reports are kept")
+
+
+class TrustSection(Strict):
+    """`[trust]`: lifetimes."""
+
+    device_days: float = Field(default=90.0, gt=0, le=825)
+    server_days: float = Field(default=397.0, gt=30, le=825)
+    root_days: float = Field(default=1825.0, gt=0)
+    targets_days: float = Field(default=90.0, gt=0)
+    snapshot_days: float = Field(default=30.0, gt=0)
+    timestamp_days: float = Field(default=7.0, gt=0)
+
+
+class FleetSection(Strict):
+    """`[fleet]`."""
+
+    heartbeat_s: float = Field(default=20.0, ge=0.2, le=3600, description="a stream silent for three of them is ended")
+    poll_s: float = Field(default=0.25, ge=0.02, le=10, description="how often the database is asked for news")
+    enroll_failures_per_minute: int = Field(default=20, ge=1, description="per address, then it has to wait")
+
+
+class ServeConfig(Strict):
+    """The whole file."""
+
+    listen: ListenSection = ListenSection()
+    storage: StorageSection = StorageSection()
+    trust: TrustSection = TrustSection()
+    fleet: FleetSection = FleetSection()
+
+
+def load(path: Path | None) -> ServeConfig:
+    """Read `serve.toml`; None gives the defaults.
+
+    Raises:
+        ConfigError: what is wrong, one line per problem.
+
+    """
+    return load_toml(path, ServeConfig) if path else ServeConfig()

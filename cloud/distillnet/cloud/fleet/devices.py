@@ -1,0 +1,298 @@
+"""Devices as facts: what they are, what they run, what they shall run. Plain functions of a database session.
+
+A device's wish is one row per application (`Assignment`). While it is `open` its directive is sent on every stream,
+until the device reports the end of it; a device offline for months gets the newest one only.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from distillnet.cloud.fleet import models
+from distillnet.cloud.fleet.database import Assignment, Device, Installed, Model, Report
+from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.cloud.fleet.repository import target_path
+from distillnet.proto.v1 import enrollment_pb2, fleet_pb2
+
+FINAL_PHASES = {"committed", "rolled-back", "refused"}
+_MAX_APPLICATIONS = 32
+
+
+@dataclass(frozen=True)
+class News:
+    """A directive for a device, and when it was made."""
+
+    device: str
+    changed_ts: float
+    directive: fleet_pb2.Directive
+
+
+def enrol(session: Session, device: str, token_device: str, applications: list[str], now: float) -> None:
+    """Make a device's row, or renew it where the token was made for this very device.
+
+    Raises:
+        RefusedError: the name is taken.
+
+    """
+    row = session.get(Device, device)
+    if row is None:
+        row = Device(id=device, created_ts=now, last_seen_ts=0.0, restricted=bool(applications), capabilities={})
+        session.add(row)
+        session.flush()
+    elif token_device != device:
+        raise RefusedError(
+            Code.ALREADY_EXISTS,
+            f"a device {device!r} is enrolled: choose another name, or make a token for it with --device {device}",
+        )
+    row.revoked_ts, row.restricted = None, bool(applications)
+    if applications:
+        session.execute(
+            delete(Assignment).where(Assignment.device == device, Assignment.application.not_in(applications))
+        )
+    for application in applications:
+        if session.get(Assignment, (device, application)) is None:
+            session.add(Assignment(device=device, application=application, changed_ts=now))
+
+
+def set_capabilities(session: Session, device: str, capabilities: enrollment_pb2.Capabilities, now: float) -> None:
+    """Remember what a board is."""
+    session.execute(
+        update(Device).where(Device.id == device).values(capabilities=capabilities_dict(capabilities), last_seen_ts=now)
+    )
+
+
+def hello(session: Session, device: str, hello: fleet_pb2.Hello, instance: str, now: float) -> list[News]:
+    """Take a device's first words on a stream; returns what it is to do."""
+    row = session.get(Device, device)
+    if row is None:
+        raise RefusedError(Code.PERMISSION_DENIED, f"device {device!r} is not enrolled")
+    row.instance, row.session, row.last_seen_ts = instance, hello.session[:128], now
+    if hello.HasField("capabilities"):
+        row.capabilities = capabilities_dict(hello.capabilities)
+    session.flush()
+    set_installed(session, device, hello.models)
+    named = [*hello.applications, *(model.application for model in hello.models)]
+    _assign_new(session, row, named, now)
+    _settle(session, device)
+    return news(session, [device])
+
+
+def set_installed(session: Session, device: str, installed: Iterable[fleet_pb2.InstalledModel]) -> None:
+    """Replace what a device says it runs."""
+    session.execute(delete(Installed).where(Installed.device == device))
+    rows = {model.application: model for model in list(installed)[:_MAX_APPLICATIONS] if model.application}
+    for model in rows.values():
+        session.add(
+            Installed(
+                device=device, application=model.application[:63], version=model.version, digest=model.digest[:71]
+            )
+        )
+    session.flush()
+
+
+def report(session: Session, device: str, told: fleet_pb2.UpdateReport, now: float) -> None:
+    """Take one step of an update: what the device says is the truth."""
+    phase = phase_name(told.phase)
+    _append(session, device, phase, told, now)
+    row = session.get(Assignment, (device, told.application), with_for_update=True)
+    if phase == "committed" or (phase == "rolled-back" and told.digest):
+        _install(session, device, told)
+    if row is None or row.state != "open" or phase not in FINAL_PHASES:
+        return
+    if row.action == "rollback":
+        if told.directive_id == row.directive:
+            row.state, row.reason = phase, told.reason[:1000]
+        return
+    model = session.get(Model, (told.application, row.version))
+    wanted = model is not None and told.digest == model.digest
+    if phase == "committed" and not wanted:
+        return
+    if told.directive_id == row.directive or wanted:
+        row.state, row.reason = phase, told.reason[:1000]
+
+
+def assign(session: Session, model: Model, device_ids: Iterable[str] | None, now: float) -> list[str]:
+    """Make `model` the wish of devices (None = every one whose applications include it); returns those it is for."""
+    query = (
+        select(Assignment, Device.capabilities)
+        .join(Device, Device.id == Assignment.device)
+        .where(Assignment.application == model.application, Device.revoked_ts.is_(None))
+    )
+    if device_ids is not None:
+        query = query.where(Assignment.device.in_(list(device_ids)))
+    told = []
+    for row, capabilities in session.execute(query).all():
+        if models.fits(model, capabilities.get("board", "")):
+            _open(row, "update", model.version, "", now)
+            told.append(row.device)
+    return told
+
+
+def roll_back(session: Session, application: str, device_ids: Iterable[str], reason: str, now: float) -> list[str]:
+    """Ask devices (none named = all with the application) to go back to their previous student; returns them."""
+    query = (
+        select(Assignment)
+        .join(Device, Device.id == Assignment.device)
+        .where(Assignment.application == application, Device.revoked_ts.is_(None))
+    )
+    wanted = set(device_ids)
+    if wanted:
+        query = query.where(Assignment.device.in_(wanted))
+    rows = list(session.scalars(query))
+    missing = wanted - {row.device for row in rows}
+    if missing or not rows:
+        who = ", ".join(sorted(missing)) or "no device"
+        raise RefusedError(Code.NOT_FOUND, f"{who}: not running application {application!r}")
+    for row in rows:
+        _open(row, "rollback", None, reason[:1000], now)
+    return [row.device for row in rows]
+
+
+def news(session: Session, device_ids: list[str] | None, since: float = 0.0) -> list[News]:
+    """Open directives changed at or after `since`, of the devices named (None = all)."""
+    query = (
+        select(Assignment, Model)
+        .outerjoin(Model, (Model.application == Assignment.application) & (Model.version == Assignment.version))
+        .where(Assignment.state == "open", Assignment.changed_ts >= since)
+        .order_by(Assignment.changed_ts)
+    )
+    if device_ids is not None:
+        query = query.where(Assignment.device.in_(device_ids))
+    return [News(row.device, row.changed_ts, _directive(row, model)) for row, model in session.execute(query)]
+
+
+def heard(session: Session, instance: str, times: dict[str, float], ended: list[str]) -> None:
+    """Note when devices were last heard, and whose streams to `instance` have ended."""
+    if times:
+        session.execute(update(Device), [{"id": device, "last_seen_ts": ts} for device, ts in times.items()])
+    if ended:
+        gone(session, instance, ended)
+
+
+def gone(session: Session, instance: str, device_ids: list[str] | None) -> None:
+    """Note that streams to `instance` have ended (None = all of them)."""
+    change = update(Device).where(Device.instance == instance)
+    if device_ids is not None:
+        change = change.where(Device.id.in_(device_ids))
+    session.execute(change.values(instance=None))
+
+
+def revoke(session: Session, device: str, now: float) -> None:
+    """Shut a device out."""
+    row = session.get(Device, device)
+    if row is None:
+        raise RefusedError(Code.NOT_FOUND, f"there is no device {device!r}")
+    row.revoked_ts = now
+
+
+def revoked_since(session: Session, since: float) -> list[str]:
+    """Devices shut out at or after `since`."""
+    return list(session.scalars(select(Device.id).where(Device.revoked_ts >= since)))
+
+
+def may_fetch(session: Session, device: str, application: str) -> bool:
+    """Whether a device may read an application's students: any, unless its token named some."""
+    row = session.get(Device, device)
+    if row is None:
+        return False
+    return not row.restricted or session.get(Assignment, (device, application)) is not None
+
+
+def forget_reports(session: Session, before_ts: float) -> int:
+    """Drop old reports, except the last one of each device; returns how many went."""
+    last = select(func.max(Report.id)).group_by(Report.device)
+    gone_rows = session.execute(delete(Report).where(Report.ts < before_ts, Report.id.not_in(last)))
+    return int(gone_rows.rowcount)  # type: ignore[attr-defined]
+
+
+def phase_name(phase: int) -> str:
+    """`UPDATE_PHASE_ROLLED_BACK` → `rolled-back`, as in the MQTT contract."""
+    return fleet_pb2.UpdatePhase.Name(phase).removeprefix("UPDATE_PHASE_").lower().replace("_", "-")
+
+
+def capabilities_dict(capabilities: enrollment_pb2.Capabilities) -> dict[str, Any]:
+    """Capabilities as plain values."""
+    return {
+        "board": capabilities.board[:63],
+        "machine": capabilities.machine[:63],
+        "runtime": capabilities.runtime[:63],
+        "engine_kernels": capabilities.engine_kernels[:63],
+        "free_bytes": capabilities.free_bytes,
+        "arena_bytes": capabilities.arena_bytes,
+    }
+
+
+def _assign_new(session: Session, device: Device, named: list[str], now: float) -> None:
+    rows = {row.application: row for row in session.scalars(select(Assignment).where(Assignment.device == device.id))}
+    for application in dict.fromkeys(named):
+        if application in rows or device.restricted or len(rows) >= _MAX_APPLICATIONS or len(application) > 63:
+            continue
+        row = Assignment(device=device.id, application=application, changed_ts=now)
+        session.add(row)
+        rows[application] = row
+    session.flush()
+    for row in rows.values():
+        if row.state is None or row.state == "none":
+            model = models.latest(session, row.application, device.capabilities.get("board", ""))
+            if model is not None:
+                _open(row, "update", model.version, "", now)
+    session.flush()
+
+
+def _settle(session: Session, device: str) -> None:
+    """Close what the device has done without our hearing of it."""
+    done = (
+        select(Assignment)
+        .join(Model, (Model.application == Assignment.application) & (Model.version == Assignment.version))
+        .join(Installed, (Installed.device == Assignment.device) & (Installed.application == Assignment.application))
+        .where(Assignment.device == device, Assignment.state == "open", Assignment.action == "update")
+        .where(Installed.digest == Model.digest)
+    )
+    for row in session.scalars(done):
+        row.state, row.reason = "committed", "found installed"
+    session.flush()
+
+
+def _open(row: Assignment, action: str, version: int | None, reason: str, now: float) -> None:
+    row.action, row.version, row.reason, row.state = action, version, reason, "open"
+    row.directive, row.changed_ts = str(uuid.uuid4()), now
+
+
+def _install(session: Session, device: str, told: fleet_pb2.UpdateReport) -> None:
+    session.merge(
+        Installed(device=device, application=told.application[:63], version=told.version, digest=told.digest[:71])
+    )
+
+
+def _append(session: Session, device: str, phase: str, told: fleet_pb2.UpdateReport, now: float) -> None:
+    """Add a report; progress within a phase changes the last one instead of adding more."""
+    last = session.scalars(select(Report).where(Report.device == device).order_by(Report.id.desc()).limit(1)).first()
+    same = (
+        last is not None
+        and (last.directive, last.phase, last.application) == (told.directive_id, phase, told.application)
+        and last.digest == told.digest
+    )
+    row = last if last is not None and same else Report(device=device)
+    row.ts, row.directive, row.phase = now, told.directive_id[:36], phase
+    row.application, row.version, row.digest = told.application[:63], told.version, told.digest[:71]
+    row.progress, row.reason = told.progress, told.reason[:1000]
+    row.durations_ms = dict(list(told.durations_ms.items())[:32])
+    session.add(row)
+
+
+def _directive(row: Assignment, model: Model | None) -> fleet_pb2.Directive:
+    if row.action == "rollback" or model is None:
+        rollback = fleet_pb2.Rollback(application=row.application, reason=row.reason)
+        return fleet_pb2.Directive(id=row.directive, rollback=rollback)
+    wanted = fleet_pb2.Update(
+        application=row.application,
+        version=model.version,
+        target_path=target_path(model.application, model.version),
+        digest=model.digest,
+        size_bytes=model.size_bytes,
+    )
+    return fleet_pb2.Directive(id=row.directive, update=wanted)

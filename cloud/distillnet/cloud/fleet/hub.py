@@ -1,0 +1,167 @@
+"""The streams that end in this process, and the news they are told.
+
+Directives live in the database, so that any instance may make one and any other deliver it. Each instance asks the
+database for news with one indexed query every `poll_s`, at once after a change made here; no per-device work is done
+while nothing happens. Who was heard is written in batches, once a second.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from distillnet.cloud.fleet import devices
+from distillnet.cloud.fleet.database import Database
+from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.proto.v1 import fleet_pb2
+
+log = logging.getLogger(__name__)
+
+_OVERLAP_S = 2.0  # a transaction may commit that much later than the time it wrote; deliveries are idempotent
+_FLUSH_S = 1.0
+_QUEUE = 256
+
+
+class Connection:
+    """One device's stream."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.heard = time.monotonic()
+        self._queue: asyncio.Queue[fleet_pb2.CloudMessage | None] = asyncio.Queue()
+        self._sent: set[str] = set()
+        self._refusal: RefusedError | None = None
+
+    def tell(self, directive: fleet_pb2.Directive) -> None:
+        """Send a directive, once per stream."""
+        if directive.id in self._sent:
+            return
+        if self._queue.qsize() >= _QUEUE:
+            self.end(RefusedError(Code.RESOURCE_EXHAUSTED, "the stream is not being read"))
+            return
+        self._sent.add(directive.id)
+        self._queue.put_nowait(fleet_pb2.CloudMessage(directive=directive))
+
+    def end(self, refusal: RefusedError | None = None, last: fleet_pb2.CloudMessage | None = None) -> None:
+        """End the stream after `last`, with a status other than OK when there is a `refusal`."""
+        self._refusal = self._refusal or refusal
+        if last is not None:
+            self._queue.put_nowait(last)
+        self._queue.put_nowait(None)
+
+    async def next(self) -> fleet_pb2.CloudMessage | None:
+        """Return the next message for the device; None when the stream shall end.
+
+        Raises:
+            RefusedError: it shall end with that status.
+
+        """
+        message = await self._queue.get()
+        if message is None and self._refusal is not None:
+            raise self._refusal
+        return message
+
+
+class Hub:
+    """All streams of this instance."""
+
+    def __init__(
+        self,
+        database: Database,
+        instance: str,
+        *,
+        heartbeat_s: float,
+        poll_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.instance = instance
+        self.heartbeat_s = heartbeat_s
+        self._database = database
+        self._poll_s = poll_s
+        self._clock = clock
+        self._streams: dict[str, Connection] = {}
+        self._heard: dict[str, float] = {}
+        self._gone: set[str] = set()
+        self._wake = asyncio.Event()
+        self._since = clock()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def attach(self, device: str) -> Connection:
+        """Open a device's stream; an older one of the same device ends."""
+        older = self._streams.get(device)
+        if older is not None:
+            older.end(RefusedError(Code.ABORTED, "the device opened another stream"))
+        connection = Connection(device)
+        self._streams[device] = connection
+        self._gone.discard(device)
+        return connection
+
+    def detach(self, connection: Connection) -> None:
+        """Forget a stream that has ended."""
+        if self._streams.get(connection.device) is connection:
+            del self._streams[connection.device]
+            self._gone.add(connection.device)
+
+    def hear(self, connection: Connection) -> None:
+        """Note that a device spoke."""
+        connection.heard = time.monotonic()
+        self._heard[connection.device] = self._clock()
+
+    def wake(self) -> None:
+        """Look for news now: this process has just made some."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver news and write down who was heard, until cancelled."""
+        flushed = time.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._poll_s)
+            self._wake.clear()
+            try:
+                await self._deliver()
+                if time.monotonic() - flushed >= _FLUSH_S:
+                    flushed = time.monotonic()
+                    self._end_silent()
+                    await self.flush()
+            except Exception:  # the database may be away for a while; streams stay up and the next round tries again
+                log.exception("news could not be delivered")
+                await asyncio.sleep(self._poll_s)
+
+    async def flush(self) -> None:
+        """Write down who was heard and who is gone."""
+        heard, self._heard = self._heard, {}
+        gone, self._gone = self._gone, set()
+        if heard or gone:
+            await self._database.write(lambda session: devices.heard(session, self.instance, heard, list(gone)))
+
+    def drain(self) -> None:
+        """End every stream kindly."""
+        for connection in list(self._streams.values()):
+            retry = fleet_pb2.RetryAfter(seconds=1.0, reason="the service is restarting")
+            connection.end(last=fleet_pb2.CloudMessage(retry_after=retry))
+
+    async def _deliver(self) -> None:
+        since = self._since - _OVERLAP_S
+        news, revoked = await self._database.read(
+            lambda session: (devices.news(session, None, since), devices.revoked_since(session, since))
+        )
+        for item in news:
+            self._since = max(self._since, item.changed_ts)
+            connection = self._streams.get(item.device)
+            if connection is not None:
+                connection.tell(item.directive)
+        for device in revoked:
+            connection = self._streams.get(device)
+            if connection is not None:
+                connection.end(RefusedError(Code.PERMISSION_DENIED, f"device {device!r} has been revoked"))
+
+    def _end_silent(self) -> None:
+        limit = time.monotonic() - 3 * self.heartbeat_s
+        for connection in list(self._streams.values()):
+            if connection.heard < limit:
+                reason = f"nothing heard for {3 * self.heartbeat_s:g} s"
+                connection.end(RefusedError(Code.DEADLINE_EXCEEDED, reason))

@@ -1,0 +1,201 @@
+"""The TUF repository: what makes a student trusted, as signed metadata beside the bytes in an object store.
+
+`timestamp.json` is written last, so a reader sees the old or the new repository and never a mixture. One writer at a
+time: the caller holds the database's `repository` lock. The root key stays out of here after `create`.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import obstore
+from securesystemslib.signer import CryptoSigner, Signer
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from distillnet.cloud.fleet.config import TrustSection
+from distillnet.cloud.fleet.errors import FleetError
+
+ONLINE_ROLES: Final = ("targets", "snapshot", "timestamp")
+_REFRESH_SHARE = 0.5  # signed anew when less than this share of the lifetime is left
+
+
+@dataclass(frozen=True)
+class Published:
+    """A student as the signed metadata names it."""
+
+    application: str
+    version: int
+    digest: str
+    boards: list[str]
+    minimum_runtime: str
+
+    @property
+    def path(self) -> str:
+        """The TUF target path."""
+        return target_path(self.application, self.version)
+
+    @property
+    def custom(self) -> dict[str, Any]:
+        """The custom part of the signed target."""
+        return {
+            "application": self.application,
+            "version": self.version,
+            "digest": self.digest,
+            "boards": self.boards,
+            "minimum_runtime": self.minimum_runtime,
+        }
+
+
+def target_path(application: str, version: int) -> str:
+    """`{application}/{version}/student.tflite`."""
+    return f"{application}/{version}/student.tflite"
+
+
+class Repository:
+    """Metadata and targets under one object store."""
+
+    def __init__(self, store: Any, signers: Mapping[str, Signer], lifetimes: TrustSection) -> None:
+        """Keep `signers` for the roles of `ONLINE_ROLES` and how long each signature lasts."""
+        self._store = store
+        self._signers = signers
+        self._days = {
+            "root": lifetimes.root_days,
+            "targets": lifetimes.targets_days,
+            "snapshot": lifetimes.snapshot_days,
+            "timestamp": lifetimes.timestamp_days,
+        }
+
+    def exists(self) -> bool:
+        """Whether the repository has been made."""
+        return self._get("metadata/timestamp.json") is not None
+
+    def create(self, root_signer: CryptoSigner, now: float) -> None:
+        """Make an empty repository. The only use of the root key besides a rotation."""
+        root = Root(expires=self._expiry("root", now), consistent_snapshot=True)
+        root.add_key(root_signer.public_key, "root")
+        for role in ONLINE_ROLES:
+            root.add_key(self._signers[role].public_key, role)
+        signed_root = Metadata(root)
+        signed_root.sign(root_signer)
+        self._put("metadata/1.root.json", signed_root.to_bytes())
+        self._write_targets(Metadata(Targets(expires=self._expiry("targets", now))))
+        self._write_snapshot(Metadata(Snapshot(expires=self._expiry("snapshot", now))), 1)
+        self._write_timestamp(Metadata(Timestamp(expires=self._expiry("timestamp", now))), 1)
+
+    def root(self) -> bytes:
+        """Return the newest root metadata: what a board that enrols starts to trust."""
+        version, newest = 1, self._get("metadata/1.root.json")
+        if newest is None:
+            raise FleetError("the repository has no root metadata")
+        while (following := self._get(f"metadata/{version + 1}.root.json")) is not None:
+            version, newest = version + 1, following
+        return newest
+
+    def publish(self, published: Published, data: bytes, now: float) -> None:
+        """Store a student's bytes, then sign it in."""
+        target = TargetFile.from_data(published.path, data, ["sha256"])
+        target.unrecognized_fields["custom"] = published.custom
+        directory, _, name = published.path.rpartition("/")
+        self._put(f"targets/{directory}/{target.hashes['sha256']}.{name}", data)
+        targets, snapshot, timestamp = self._current()
+        targets.signed.targets[published.path] = target
+        self._advance(targets, snapshot, timestamp, now)
+
+    def custom(self, path: str) -> dict[str, Any] | None:
+        """Return the signed custom part of a target, or None when no such target is signed in."""
+        targets, _, _ = self._current()
+        target = targets.signed.targets.get(path)
+        return None if target is None else dict(target.custom or {})
+
+    def refresh(self, now: float) -> list[str]:
+        """Sign anew what has lived more than half its life; returns the roles signed."""
+        targets, snapshot, timestamp = self._current()
+        if self._ages(targets, "targets", now):
+            self._advance(targets, snapshot, timestamp, now)
+            return ["targets", "snapshot", "timestamp"]
+        if self._ages(snapshot, "snapshot", now):
+            self._advance_snapshot(targets.signed.version, snapshot, timestamp, now)
+            return ["snapshot", "timestamp"]
+        if self._ages(timestamp, "timestamp", now):
+            self._advance_timestamp(snapshot.signed.version, timestamp, now)
+            return ["timestamp"]
+        return []
+
+    def expiries(self) -> dict[str, float]:
+        """When each role's signature ends, Unix seconds."""
+        targets, snapshot, timestamp = self._current()
+        root: Metadata[Root] = Metadata.from_bytes(self.root())
+        ends = {"root": root.signed.expires, "targets": targets.signed.expires}
+        ends |= {"snapshot": snapshot.signed.expires, "timestamp": timestamp.signed.expires}
+        return {role: end.timestamp() for role, end in ends.items()}
+
+    def _current(self) -> tuple[Metadata[Targets], Metadata[Snapshot], Metadata[Timestamp]]:
+        timestamp: Metadata[Timestamp] = Metadata.from_bytes(self._require("metadata/timestamp.json"))
+        snapshot_version = timestamp.signed.snapshot_meta.version
+        snapshot: Metadata[Snapshot] = Metadata.from_bytes(self._require(f"metadata/{snapshot_version}.snapshot.json"))
+        targets_version = snapshot.signed.meta["targets.json"].version
+        targets: Metadata[Targets] = Metadata.from_bytes(self._require(f"metadata/{targets_version}.targets.json"))
+        return targets, snapshot, timestamp
+
+    def _advance(
+        self, targets: Metadata[Targets], snapshot: Metadata[Snapshot], timestamp: Metadata[Timestamp], now: float
+    ) -> None:
+        targets.signed.version += 1
+        targets.signed.expires = self._expiry("targets", now)
+        self._write_targets(targets)
+        self._advance_snapshot(targets.signed.version, snapshot, timestamp, now)
+
+    def _advance_snapshot(
+        self, targets_version: int, snapshot: Metadata[Snapshot], timestamp: Metadata[Timestamp], now: float
+    ) -> None:
+        snapshot.signed.version += 1
+        snapshot.signed.expires = self._expiry("snapshot", now)
+        self._write_snapshot(snapshot, targets_version)
+        self._advance_timestamp(snapshot.signed.version, timestamp, now)
+
+    def _advance_timestamp(self, snapshot_version: int, timestamp: Metadata[Timestamp], now: float) -> None:
+        timestamp.signed.version += 1
+        timestamp.signed.expires = self._expiry("timestamp", now)
+        self._write_timestamp(timestamp, snapshot_version)
+
+    def _write_targets(self, metadata: Metadata[Targets]) -> None:
+        self._sign(metadata, "targets")
+        self._put(f"metadata/{metadata.signed.version}.targets.json", metadata.to_bytes())
+
+    def _write_snapshot(self, metadata: Metadata[Snapshot], targets_version: int) -> None:
+        metadata.signed.meta["targets.json"] = MetaFile(version=targets_version)
+        self._sign(metadata, "snapshot")
+        self._put(f"metadata/{metadata.signed.version}.snapshot.json", metadata.to_bytes())
+
+    def _write_timestamp(self, metadata: Metadata[Timestamp], snapshot_version: int) -> None:
+        metadata.signed.snapshot_meta = MetaFile(version=snapshot_version)
+        self._sign(metadata, "timestamp")
+        self._put("metadata/timestamp.json", metadata.to_bytes())
+
+    def _sign(self, metadata: Metadata[Any], role: str) -> None:
+        metadata.signatures.clear()
+        metadata.sign(self._signers[role])
+
+    def _ages(self, metadata: Metadata[Any], role: str, now: float) -> bool:
+        left_s: float = metadata.signed.expires.timestamp() - now
+        return left_s < self._days[role] * 86400.0 * _REFRESH_SHARE
+
+    def _expiry(self, role: str, now: float) -> datetime.datetime:
+        moment = datetime.datetime.fromtimestamp(now + self._days[role] * 86400.0, datetime.UTC)
+        return moment.replace(microsecond=0)
+
+    def _require(self, path: str) -> bytes:
+        data = self._get(path)
+        if data is None:
+            raise FleetError(f"the repository lacks {path}: restore it from a backup")
+        return data
+
+    def _get(self, path: str) -> bytes | None:
+        try:
+            return bytes(obstore.get(self._store, path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def _put(self, path: str, data: bytes) -> None:
+        obstore.put(self._store, path, data)

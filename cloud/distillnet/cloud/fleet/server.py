@@ -1,0 +1,293 @@
+"""Wires the fleet service together and runs it until told to stop. Nothing imports this but the command."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from distillnet.cloud.fleet import access, devices, keys, schema
+from distillnet.cloud.fleet.admin import Administration, AdminService
+from distillnet.cloud.fleet.artifacts import ArtifactsService
+from distillnet.cloud.fleet.authorise import Authorise, Translate
+from distillnet.cloud.fleet.config import ServeConfig
+from distillnet.cloud.fleet.database import Database
+from distillnet.cloud.fleet.enrollment import EnrollmentService, Enrolment, FailureLimit, RenewalService
+from distillnet.cloud.fleet.errors import FleetError
+from distillnet.cloud.fleet.files import write_private
+from distillnet.cloud.fleet.hub import Hub
+from distillnet.cloud.fleet.pki import Authority, Bundle
+from distillnet.cloud.fleet.publish import LOCK, Publisher
+from distillnet.cloud.fleet.repository import Repository
+from distillnet.cloud.fleet.streams import FleetService
+from distillnet.proto.identity import Identity
+from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, artifacts_pb2_grpc, enrollment_pb2_grpc, fleet_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_ADMIN = Identity("admin", "admin")
+_ADMIN_DAYS = 825.0
+_GRACE_S = 1.5
+_UPKEEP_S = 600.0
+_MESSAGE_BYTES = 1 << 20
+_ENROL_MESSAGE_BYTES = 64 << 10
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+_SERVICES = ("Fleet", "Artifacts", "Admin", "Renewal")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Where a started service is found."""
+
+    port: int
+    enroll_port: int
+    data: Path
+    admin: Path
+
+
+def run(config: ServeConfig, data: Path, announce: Callable[[Ready], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `announce` is called once when everything answers.
+
+    Raises:
+        FleetError: the data directory, the database or a port cannot be used.
+
+    """
+    with _held(data):
+        service = _open(config, data)
+        try:
+            asyncio.run(_serve(service, announce))
+        finally:
+            service.database.close()
+
+
+@dataclass(frozen=True)
+class _Service:
+    config: ServeConfig
+    data: Path
+    database: Database
+    store: Any
+    authority: Authority
+    certificate: Bundle
+    repository: Repository
+    publisher: Publisher
+    instance: str
+
+
+@contextmanager
+def _held(data: Path) -> Iterator[None]:
+    """Hold a data directory against another instance."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (data / "lock").open("w")
+    except OSError as exc:
+        raise FleetError(f"{data}: the data directory cannot be written: {exc.strerror}") from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise FleetError(f"{data}: another `distillnet serve` is using this data directory") from exc
+        yield
+
+
+def _open(config: ServeConfig, data: Path) -> _Service:
+    """Open everything on disk, making at the first start what is not there."""
+    now = time.time()
+    try:
+        authority = Authority.open(data / "pki", now)
+        certificate = authority.server_bundle(data / "pki", _names(config), now, config.trust.server_days)
+        signers = keys.open_online(data / "keys")
+        store = _store(config.storage.objects, data)
+        instance = _instance(data / "instance")
+    except OSError as exc:
+        raise FleetError(f"{exc.filename or data}: cannot be used: {exc.strerror}") from exc
+    repository = Repository(store, signers, config.trust)
+    database = Database(config.storage.database or f"sqlite:///{(data / 'fleet.db').absolute()}")
+    schema.migrate(database.engine)
+    publisher = Publisher(database, repository)
+    with database.exclusive(LOCK):
+        if not repository.exists():
+            repository.create(keys.make_root(data / "keys"), now)
+    publisher.recover()
+    publisher.refresh()
+    database.write_now(lambda session: devices.gone(session, instance, None))
+    return _Service(config, data, database, store, authority, certificate, repository, publisher, instance)
+
+
+async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
+    fleet = service.config.fleet
+    hub = Hub(service.database, service.instance, heartbeat_s=fleet.heartbeat_s, poll_s=fleet.poll_s, clock=time.time)
+    checks = health.aio.HealthServicer()
+    server, port = _fleet_server(service, hub, checks)
+    enrol_server, enroll_port = _enrol_server(service, checks, port)
+    admin = _admin_bundle(service, port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
+    await enrol_server.start()
+    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(_upkeep(service), name="upkeep")]
+    for name in _SERVICES:
+        await checks.set(f"distillnet.v1.{name}", health_pb2.HealthCheckResponse.SERVING)
+    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    announce(Ready(port, enroll_port, service.data, admin))
+    await stop.wait()
+    log.info("stopping: %d streams are told to come back", len(hub))
+    await checks.enter_graceful_shutdown()
+    hub.drain()
+    await asyncio.gather(server.stop(_GRACE_S), enrol_server.stop(_GRACE_S))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await hub.flush()
+
+
+def _fleet_server(service: _Service, hub: Hub, checks: Any) -> tuple[Any, int]:
+    listen = service.config.listen
+    options = [*_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
+    server = grpc.aio.server(interceptors=[Authorise(service.database, time.time)], options=options)
+    fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)  # type: ignore[no-untyped-call]
+    artifacts_pb2_grpc.add_ArtifactsServicer_to_server(  # type: ignore[no-untyped-call]
+        ArtifactsService(service.database, service.store), server
+    )
+    enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)  # type: ignore[no-untyped-call]
+    administration = Administration(service.database, service.authority, service.publisher, hub, time.time)
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(administration), server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    names = [f"{admin_pb2.DESCRIPTOR.package}.{name}" for name in _SERVICES]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    credentials = grpc.ssl_server_credentials(
+        [(service.certificate.key_pem, service.certificate.certificate_pem)],
+        root_certificates=service.authority.pem,
+        require_client_auth=True,
+    )
+    return server, _bind(server, listen.host, listen.port, credentials, "port")
+
+
+def _enrol_server(service: _Service, checks: Any, fleet_port: int) -> tuple[Any, int]:
+    listen, fleet = service.config.listen, service.config.fleet
+    options = [*_OPTIONS, ("grpc.max_receive_message_length", _ENROL_MESSAGE_BYTES)]
+    server = grpc.aio.server(interceptors=[Translate()], options=options)
+    enrollment_pb2_grpc.add_EnrollmentServicer_to_server(  # type: ignore[no-untyped-call]
+        EnrollmentService(_enrolment(service, fleet_port), FailureLimit(fleet.enroll_failures_per_minute)), server
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    credentials = grpc.ssl_server_credentials([(service.certificate.key_pem, service.certificate.certificate_pem)])
+    return server, _bind(server, listen.host, listen.enroll_port, credentials, "enroll_port")
+
+
+def _enrolment(service: _Service, fleet_port: int) -> Enrolment:
+    address = service.config.listen.public_address or f"{_reachable(service.config)}:{fleet_port}"
+    return Enrolment(
+        service.database,
+        service.authority,
+        service.repository,
+        address,
+        service.config.trust.device_days,
+        time.time,
+    )
+
+
+def _bind(server: Any, host: str, port: int, credentials: Any, what: str) -> int:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = int(server.add_secure_port(address, credentials))
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise FleetError(f"{what} {address} cannot be opened: it is in use, or not an address of this machine")
+    return bound
+
+
+def _admin_bundle(service: _Service, port: int) -> Path:
+    """Write what the command line needs to speak to this service as its admin."""
+    directory = service.data / "admin"
+    if not (directory / "key.pem").exists() or _expires_soon(service, directory / "cert.pem"):
+        bundle, issued = service.authority.issue_bundle(_ADMIN, time.time(), _ADMIN_DAYS)
+        service.database.write_now(lambda session: access.add_certificate(session, _ADMIN, issued))
+        write_private(directory / "cert.pem", bundle.certificate_pem)
+        write_private(directory / "key.pem", bundle.key_pem)
+    write_private(directory / "ca.pem", service.authority.pem)
+    address = {"address": f"{_reachable(service.config)}:{port}", "name": _ADMIN.name}
+    write_private(directory / "server.json", json.dumps(address).encode())
+    return directory
+
+
+def _expires_soon(service: _Service, certificate: Path) -> bool:
+    from cryptography.x509 import load_pem_x509_certificate
+
+    left_s: float = load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp() - time.time()
+    return left_s < _ADMIN_DAYS * 86400.0 / 3
+
+
+async def _upkeep(service: _Service) -> None:
+    """Sign ageing metadata anew and let old reports go, for ever."""
+    while True:
+        await asyncio.sleep(_UPKEEP_S)
+        try:
+            signed = await asyncio.to_thread(service.publisher.refresh)
+            if signed:
+                log.info("signed anew: %s", ", ".join(signed))
+            oldest = time.time() - service.config.storage.report_days * 86400.0
+            await service.database.write(lambda session, oldest=oldest: devices.forget_reports(session, oldest))  # type: ignore[misc]
+        except Exception:  # the next round tries again; half a lifetime is left for that
+            log.exception("upkeep failed")
+
+
+def _names(config: ServeConfig) -> list[str]:
+    wanted = [*config.listen.names, config.listen.host, "localhost", "127.0.0.1", "::1"]
+    if config.listen.public_address:
+        wanted.insert(0, config.listen.public_address.rpartition(":")[0].strip("[]"))
+    if _is_wildcard(config.listen.host):
+        wanted.append(socket.gethostname())
+    return [name for name in dict.fromkeys(wanted) if not _is_wildcard(name)]
+
+
+def _reachable(config: ServeConfig) -> str:
+    host = config.listen.host
+    return (config.listen.names[0] if config.listen.names else "127.0.0.1") if _is_wildcard(host) else host
+
+
+def _is_wildcard(host: str) -> bool:
+    return host in ("0.0.0.0", "::", "")
+
+
+def _store(url: str | None, data: Path) -> Any:
+    if url is None:
+        return LocalStore(data / "objects", mkdir=True)
+    try:
+        return from_url(url)
+    except (BaseError, ValueError) as exc:
+        raise FleetError(f"the object store {url!r} cannot be used: {exc}") from exc
+
+
+def _instance(path: Path) -> str:
+    """Return this instance's lasting name: who is connected where survives a crash."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text().strip()
+    name = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
+    write_private(path, name.encode())
+    return name
