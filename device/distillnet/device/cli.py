@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from distillnet.engine import ModelError
 from distillnet.proto.archive import StudentError
 from distillnet.proto.strict import ConfigError
 
@@ -36,6 +37,6 @@ def main() -> None:
         entry.load()(app)
     try:
         app(prog_name="distillnet")
-    except (ConfigError, StudentError) as exc:
+    except (ConfigError, ModelError, StudentError) as exc:
         Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(exc))}", soft_wrap=True)
         sys.exit(2)

@@ -62,12 +62,12 @@ class Intake:
             self._open = True
             self._lock.notify_all()
 
-    def put(self, frame: Frame) -> None:
-        """Add a frame; drops the source's oldest one where it is full."""
+    def put(self, frame: Frame) -> bool:
+        """Add a frame, dropping the source's oldest one where it is full; False while nobody looks."""
         with self._lock:
             queue = self._queues.get(frame.source)
             if queue is None or not self._open:
-                return
+                return False
             dropping = len(queue) >= self._limits[frame.source]
             if dropping:
                 queue.popleft()
@@ -76,6 +76,7 @@ class Intake:
             self._lock.notify_all()
         if dropping:
             self._on_drop(1)
+        return True
 
     def put_waiting(self, frame: Frame, stopping: Callable[[], bool]) -> bool:
         """Add a frame when there is room for it, waiting as long as that takes; False when stopping came first."""

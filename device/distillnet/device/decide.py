@@ -1,0 +1,160 @@
+"""From scores to events: one pure state machine per event, zone and source.
+
+    idle ──N of M at or above threshold──▶ pending ──minimum_s──▶ active ──N of M below exit──▶ cooling ──▶ idle
+
+`step` takes a state and one score and gives the next state and what to announce. No clock, no randomness, no queue:
+the same scores give the same transitions everywhere. Durations are measured with `t`, reports made with `ts`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from distillnet.device.config import EventRule
+from distillnet.proto.card import CardEvent
+from distillnet.proto.mqtt import Phase
+
+Stage = Literal["idle", "pending", "active", "cooling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How the scores of one event become its life; all times in seconds."""
+
+    threshold: float
+    exit_threshold: float
+    confirm: int = 3
+    window: int = 5
+    minimum_s: float = 0.0
+    cooldown_s: float = 0.0
+    update_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One score, and when."""
+
+    score: float
+    t: float
+    ts: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one event, zone and source remembers between frames."""
+
+    stage: Stage = "idle"
+    recent: tuple[Sample, ...] = ()
+    id: str = ""
+    start: Sample = Sample(0.0, 0.0, 0.0)
+    top: float = 0.0
+    last_update_t: float = 0.0
+    ended_t: float = 0.0
+
+    @property
+    def on(self) -> bool:
+        """Whether the event is announced and has not ended."""
+        return self.stage == "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Something to announce."""
+
+    phase: Phase
+    id: str
+    score: float
+    top_score: float
+    start_ts: float
+    end_ts: float | None
+
+
+def rule_for(event: CardEvent, rule: EventRule | None) -> Rule:
+    """Join what the card says with what the device file overrides.
+
+    An overridden threshold below the card's exit threshold takes the exit threshold down with it.
+    """
+    if rule is None:
+        return Rule(threshold=event.threshold, exit_threshold=event.exit_threshold)
+    threshold = event.threshold if rule.threshold is None else rule.threshold
+    exit_threshold = event.exit_threshold if rule.exit_threshold is None else rule.exit_threshold
+    return Rule(
+        threshold=threshold,
+        exit_threshold=min(exit_threshold, threshold),
+        confirm=rule.confirm,
+        window=rule.window,
+        minimum_s=rule.minimum_s,
+        cooldown_s=rule.cooldown_s,
+        update_s=rule.update_s,
+    )
+
+
+def step(
+    rule: Rule, state: State, sample: Sample, new_id: Callable[[float], str], *, allowed: bool = True
+) -> tuple[State, Transition | None]:
+    """Advance by one score.
+
+    Args:
+        rule: thresholds and durations.
+        state: after the sample before this one.
+        sample: the new score; `t` never goes back.
+        new_id: gives the id of an event that began at a Unix time.
+        allowed: False outside the event's hours: nothing begins, and what is on ends.
+
+    Returns:
+        The next state, and at most one transition.
+
+    """
+    state = replace(state, recent=(*state.recent, sample)[-rule.window :])
+    if state.stage == "active":
+        return _while_active(rule, state, sample, allowed)
+    if state.stage == "cooling":
+        if sample.t - state.ended_t < rule.cooldown_s:
+            return state, None
+        state = replace(state, stage="idle")
+    if not allowed:
+        return State(), None
+    hits = [past for past in state.recent if past.score >= rule.threshold]
+    if state.stage == "idle":
+        if len(hits) < rule.confirm:
+            return state, None
+        state = replace(state, stage="pending", start=hits[0], top=max(hit.score for hit in hits))
+    elif _below(rule, state):
+        return State(), None
+    state = replace(state, top=max(state.top, sample.score))
+    if sample.t - state.start.t < rule.minimum_s:
+        return state, None
+    state = replace(state, stage="active", id=new_id(state.start.ts), last_update_t=sample.t)
+    return state, _transition("new", state, sample)
+
+
+def finish(state: State, ts: float) -> tuple[State, Transition | None]:
+    """End what is on, because its source, its student or the daemon goes; `ts` is the time it ends."""
+    if not state.on:
+        return State(), None
+    score = state.recent[-1].score if state.recent else 0.0
+    end_ts = max(ts, state.start.ts)
+    return State(), Transition("end", state.id, score, state.top, state.start.ts, end_ts)
+
+
+def _while_active(rule: Rule, state: State, sample: Sample, allowed: bool) -> tuple[State, Transition | None]:
+    state = replace(state, top=max(state.top, sample.score))
+    below = _below(rule, state)
+    if below or not allowed:
+        end = below[0] if below else sample
+        ended = _transition("end", state, sample, end_ts=max(end.ts, state.start.ts))
+        return State(stage="cooling", ended_t=sample.t), ended
+    if sample.t - state.last_update_t >= rule.update_s:
+        state = replace(state, last_update_t=sample.t)
+        return state, _transition("update", state, sample)
+    return state, None
+
+
+def _below(rule: Rule, state: State) -> list[Sample]:
+    """Return the samples that confirm the exit; empty while it is not confirmed."""
+    below = [past for past in state.recent if past.score < rule.exit_threshold]
+    return below if len(below) >= rule.confirm else []
+
+
+def _transition(phase: Phase, state: State, sample: Sample, end_ts: float | None = None) -> Transition:
+    return Transition(phase, state.id, sample.score, state.top, state.start.ts, end_ts)

@@ -1,0 +1,171 @@
+"""One source's thread: open, read, pace, stamp, hand to the intake; after a break again, with backoff.
+
+Files end (and end the feed, unless they loop); cameras and streams are tried for ever.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from distillnet.device.config import Source
+from distillnet.device.frames import Frame, Intake
+from distillnet.device.readers import FINITE, Picture, Reader, SourceError, kind_of, open_reader
+from distillnet.device.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+FeedState = Literal["online", "stalled", "error"]
+OnState = Callable[[str, FeedState, str], None]
+
+_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_LAG_S = 2.0
+"""A real-time file that is so far behind starts its clock anew instead of rushing."""
+
+
+class Feed:
+    """The thread of one source."""
+
+    def __init__(self, source: Source, intake: Intake, telemetry: Telemetry, on_state: OnState) -> None:
+        """Prepare; `start` begins. `on_state` is told of every change, on this thread or the caller of `watch`."""
+        self.source = source
+        self.kind = kind_of(source)
+        self.finite = self.kind in FINITE
+        self._intake = intake
+        self._telemetry = telemetry
+        self._on_state = on_state
+        self._stop = threading.Event()
+        self._finished = threading.Event()
+        self._state: tuple[FeedState, str] | None = None
+        self._state_lock = threading.Lock()
+        self._last_frame = time.monotonic()
+        self._index = 0
+        self._offset_s = 0.0
+        self._anchor: tuple[float, float] | None = None
+        self._next_s = -1.0
+        self._thread = threading.Thread(target=self._run, name=f"source-{source.id}", daemon=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the source has come to its end."""
+        return self._finished.is_set()
+
+    def start(self) -> None:
+        """Open the source and read until `stop`."""
+        self._intake.add(self.source.id, self.source.queue)
+        self._last_frame = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does so after the frame it reads."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; False when it still hangs in a read."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def watch(self) -> None:
+        """Say `stalled` when no frame has come for too long. Called now and then by another thread."""
+        silent_s = time.monotonic() - self._last_frame
+        online = self._state is not None and self._state[0] == "online"
+        if online and silent_s > self.source.stall_s and not self._finished.is_set():
+            self._say("stalled", f"no frame for {self.source.stall_s:g} s")
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            before = self._index
+            reason = self._pass()
+            if self._stop.is_set() or (self.finite and not self.source.loop):
+                break
+            if self.finite and self._index > before:
+                continue
+            self._say("error", reason)
+            failures = 0 if self._index > before else failures + 1
+            self._stop.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+        if not self._stop.is_set():
+            self._say("stalled", "end of file")
+        self._finished.set()
+
+    def _pass(self) -> str:
+        """Read the source once from its beginning to its end; returns why it ended."""
+        try:
+            reader = open_reader(self.source, read_timeout_s=self.source.stall_s)
+        except SourceError as exc:
+            return str(exc)
+        try:
+            self._read(reader)
+        except Exception as exc:  # a decoder may raise anything on garbage; the source is opened again
+            log.exception("source %s failed", self.source.id)
+            return f"{type(exc).__name__}: {exc}"
+        finally:
+            reader.close()
+        return "the stream ended"
+
+    def _read(self, reader: Reader) -> None:
+        last_s = period_s = 0.0
+        if not self.finite:
+            self._next_s = -1.0
+        while not self._stop.is_set():
+            picture = reader.read()
+            if picture is None:
+                break
+            self._last_frame = time.monotonic()
+            self._say("online", "")
+            period_s, last_s = picture.position_s - last_s or period_s, picture.position_s
+            if self._wanted(picture.position_s + self._offset_s):
+                self._hand_over(picture)
+        self._offset_s += last_s + period_s if self.finite else 0.0
+
+    def _wanted(self, position_s: float) -> bool:
+        """Whether `rate_hz` lets this frame through."""
+        if self.source.rate_hz is None:
+            return True
+        if position_s < self._next_s - 1e-6:
+            return False
+        step_s = 1.0 / self.source.rate_hz
+        self._next_s = position_s + step_s if self._next_s < 0 else max(self._next_s + step_s, position_s + step_s / 2)
+        return True
+
+    def _hand_over(self, picture: Picture) -> None:
+        position_s = picture.position_s + self._offset_s
+        if self.finite and self.source.pace == "real-time" and self._wait_until_due(position_s):
+            return
+        captured = time.monotonic()
+        if self.finite:
+            _, wall = self._anchored(position_s)
+            ts, t = wall + position_s, position_s
+        else:
+            ts, t = time.time(), captured
+        frame = Frame(self.source.id, self._index, picture.pixels, ts, t, captured, picture.decode_ms)
+        self._index += 1
+        if self.finite and self.source.pace == "fast":
+            accepted = self._intake.put_waiting(frame, self._stop.is_set)
+        else:
+            accepted = self._intake.put(frame)
+        if accepted:
+            self._telemetry.frame(self.source.id)
+            self._telemetry.stage("capture", picture.decode_ms)
+
+    def _wait_until_due(self, position_s: float) -> bool:
+        """Wait for a file frame's time; True when stopping came first."""
+        steady, _ = self._anchored(position_s)
+        wait_s = steady + position_s - time.monotonic()
+        if wait_s < -_LAG_S:
+            self._anchor = (time.monotonic() - position_s, time.time() - position_s)
+        return wait_s > 0 and self._stop.wait(wait_s)
+
+    def _anchored(self, position_s: float) -> tuple[float, float]:
+        """Return the monotonic and the Unix time of position 0, fixed by the first frame."""
+        if self._anchor is None:
+            self._anchor = (time.monotonic() - position_s, time.time() - position_s)
+        return self._anchor
+
+    def _say(self, state: FeedState, reason: str) -> None:
+        with self._state_lock:
+            if self._state == (state, reason):
+                return
+            self._state = (state, reason)
+        self._on_state(self.source.id, state, reason)

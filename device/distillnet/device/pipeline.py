@@ -1,0 +1,239 @@
+"""The inference thread: takes frames from the intake, gates, infers, decides, announces. Runs in one thread only.
+
+Whatever else must happen between two frames (a rule changes, a source goes) is handed to it with `submit`.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from distillnet.device.announcer import Announcer, Moment
+from distillnet.device.config import Source
+from distillnet.device.decisions import Decided, Decisions
+from distillnet.device.frames import Frame, Intake
+from distillnet.device.gate import MotionGate
+from distillnet.device.readers import FINITE, kind_of
+from distillnet.device.slot import ModelSlot, Scores
+from distillnet.device.telemetry import Telemetry
+from distillnet.engine import ModelError, Zone
+from distillnet.engine.student import Student
+from distillnet.proto.mqtt import StageLatency
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.5
+
+
+class Pipeline:
+    """Inference and decision for all sources."""
+
+    def __init__(
+        self, slot: ModelSlot, intake: Intake, decisions: Decisions, announcer: Announcer, telemetry: Telemetry
+    ) -> None:
+        """Wire the stages; `watch` names the sources, `start` begins."""
+        self._slot = slot
+        self._intake = intake
+        self._decisions = decisions
+        self._announcer = announcer
+        self._telemetry = telemetry
+        self._zones: dict[str, list[tuple[str | None, Zone | None]]] = {}
+        self._gates: dict[tuple[str, str | None], MotionGate] = {}
+        self._gated_sources: set[str] = set()
+        self._last_scores: dict[tuple[str, str | None], Scores] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._heartbeat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="infer", daemon=True)
+        self.engine_error = ""
+        slot.observe(self._switched)
+
+    @property
+    def heartbeat(self) -> float:
+        """`time.monotonic()` of the last frame that was done with, or of the last time there was none to do."""
+        return self._heartbeat
+
+    def watch(self, sources: Mapping[str, Source]) -> None:
+        """Know these sources and their zones from now on. Before `start`, or through `submit`."""
+        self._zones = {}
+        self._gated_sources = set()
+        for source in sources.values():
+            self._zones[source.id] = [(zone.name, zone.box) for zone in source.zones] or [(None, None)]
+            if source.gate == "on" or (source.gate == "auto" and kind_of(source) not in FINITE):
+                self._gated_sources.add(source.id)
+        self._show_states()
+
+    def start(self) -> None:
+        """Begin; frames are let in as soon as there is a student."""
+        self._slot.serve(self._intake.wake)
+        student = self._slot.current()
+        if student is not None:
+            self._decisions.follow(student.card)
+            self._show_states()
+            self._intake.open()
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End what is on and the thread; False when it hangs in an inference."""
+        self._stop.set()
+        self._intake.wake()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have `job` run by the inference thread between two frames."""
+        self._jobs.put(job)
+        self._intake.wake()
+
+    def finish_source(self, source: str, ts: float) -> None:
+        """End what is on on a source that has gone. Through `submit`."""
+        self._announce_ends(self._decisions.finish(ts, source=source))
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._heartbeat = time.monotonic()
+                self._run_jobs()
+                student = self._slot.take()
+                frame = self._intake.get(_IDLE_S)
+                if frame is not None and student is not None:
+                    self._handle(student, frame)
+        finally:
+            self._run_jobs()
+            self._slot.retire()
+            self._announce_ends(self._decisions.finish(time.time()))
+
+    def _run_jobs(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                job()
+            except Exception:
+                log.exception("a job between two frames failed")
+
+    def _handle(self, student: Student, frame: Frame) -> None:
+        times = _Times()
+        inferred = False
+        results: list[tuple[str | None, Scores]] = []
+        for zone, box in self._zones.get(frame.source, []):
+            scores = None
+            if not self._opens(frame, zone, box, times):
+                scores = self._last_scores.get((frame.source, zone))
+            if scores is None:
+                scores = self._infer(student, frame, box, times)
+                if scores is None:
+                    return
+                inferred = True
+                self._last_scores[frame.source, zone] = scores
+            results.append((zone, scores))
+        if inferred:
+            self._slot.record_frame(times.preprocess + times.infer)
+            self._telemetry.stage("preprocess", times.preprocess)
+            self._telemetry.stage("infer", times.infer)
+        else:
+            self._telemetry.gated(frame.source)
+        self._decide(student, frame, results, times)
+
+    def _opens(self, frame: Frame, zone: str | None, box: Zone | None, times: "_Times") -> bool:
+        if frame.source not in self._gated_sources:
+            return True
+        started = time.perf_counter()
+        gate = self._gates.setdefault((frame.source, zone), MotionGate())
+        opens = gate.opens(frame.pixels, box, frame.t)
+        times.gate += (time.perf_counter() - started) * 1000.0
+        return opens
+
+    def _infer(self, student: Student, frame: Frame, box: Zone | None, times: "_Times") -> Scores | None:
+        """Score one zone; None when the engine fails, which is counted and said, and must not end the daemon."""
+        started = time.perf_counter()
+        try:
+            tensor = student.tensor(frame.pixels, box)
+            prepared = time.perf_counter()
+            scores = student.scores_of(student.model.run_tensor(tensor))
+        except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
+            self._slot.record_error()
+            if not self.engine_error:
+                log.exception("inference failed on source %s", frame.source)
+            self.engine_error = f"inference fails: {exc}"
+            return None
+        times.preprocess += (prepared - started) * 1000.0
+        times.infer += (time.perf_counter() - prepared) * 1000.0
+        self.engine_error = ""
+        self._telemetry.inferred()
+        self._slot.record_inference(frame.pixels, box, scores)
+        return scores
+
+    def _decide(
+        self, student: Student, frame: Frame, results: list[tuple[str | None, Scores]], times: "_Times"
+    ) -> None:
+        started = time.perf_counter()
+        decided = [
+            decision
+            for zone, scores in results
+            for decision in self._decisions.observe(frame.source, zone, scores, frame.t, frame.ts)
+        ]
+        times.decide = (time.perf_counter() - started) * 1000.0
+        self._telemetry.stage("decide", times.decide)
+        if frame.source in self._gated_sources:
+            self._telemetry.stage("gate", times.gate)
+        if decided:
+            moment = Moment(frame.ts, frame.captured, student.digest, times.latency(frame))
+            for decision in decided:
+                self._announce(decision, moment)
+
+    def _announce(self, decision: Decided, moment: Moment) -> None:
+        if decision.transition.phase == "new":
+            self._slot.record_event()
+            self._telemetry.announced()
+        self._announcer.announce(decision, moment)
+        on = self._decisions.on(decision.source, decision.event)
+        self._announcer.show(decision.source, decision.event, on)
+
+    def _announce_ends(self, decided: Iterable[Decided]) -> None:
+        student = self._slot.current()
+        digest = student.digest if student else ""
+        for decision in list(decided):
+            self._announce(decision, Moment(decision.transition.end_ts or 0.0, None, digest))
+
+    def _switched(self, old: Student | None, new: Student) -> None:
+        """Follow another student: end the events it does not know, keep the others on."""
+        self._last_scores.clear()
+        names = {event.name for event in new.card.events}
+        vanished = [event for event in self._decisions.events if event not in names]
+        self._announce_ends(self._decisions.finish(time.time(), events=vanished))
+        self._decisions.follow(new.card)
+        self._show_states()
+        self._intake.open()
+
+    def _show_states(self) -> None:
+        """Publish `state` for every watched event of every source, and take back those that are no more."""
+        watched = [
+            (source, event)
+            for source in self._zones
+            for event in self._decisions.events
+            if self._decisions.watches(source, event)
+        ]
+        self._announcer.clear(keep=watched)
+        for source, event in watched:
+            self._announcer.show(source, event, self._decisions.on(source, event))
+
+
+class _Times:
+    """What one frame cost, milliseconds."""
+
+    def __init__(self) -> None:
+        self.gate = self.preprocess = self.infer = self.decide = 0.0
+
+    def latency(self, frame: Frame) -> StageLatency:
+        return StageLatency(
+            capture=frame.capture_ms,
+            gate=self.gate,
+            preprocess=self.preprocess,
+            infer=self.infer,
+            decide=self.decide,
+            total=(time.monotonic() - frame.captured) * 1000.0,
+        )

@@ -1,0 +1,130 @@
+"""What the daemon measures of itself: latencies per stage, frames per source, and the machine it runs on."""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distillnet.proto.mqtt import Quantiles, SourceTelemetry
+
+STAGES = ("capture", "gate", "preprocess", "infer", "decide", "publish", "end_to_end")
+_SAMPLES = 8192
+
+
+@dataclass
+class SourceCounts:
+    """Frames of one source since the start."""
+
+    frames: int = 0
+    gated: int = 0
+
+
+@dataclass
+class Totals:
+    """Counts since the start."""
+
+    sources: dict[str, SourceCounts] = field(default_factory=dict)
+    inferences: int = 0
+    events: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames taken from all sources."""
+        return sum(counts.frames for counts in self.sources.values())
+
+    @property
+    def gated(self) -> int:
+        """Frames on which inference was skipped."""
+        return sum(counts.gated for counts in self.sources.values())
+
+
+class Telemetry:
+    """Collects samples from all threads; `report` gives what came since the last report."""
+
+    def __init__(self) -> None:
+        """Start counting now."""
+        self._lock = threading.Lock()
+        self._samples: dict[str, deque[float]] = {stage: deque(maxlen=_SAMPLES) for stage in STAGES}
+        self._counts = dict.fromkeys(STAGES, 0)
+        self._reported: dict[str, tuple[int, int, int]] = {}
+        self._totals = Totals()
+        self._since = time.monotonic()
+
+    def stage(self, name: str, ms: float) -> None:
+        """Add one sample of a stage, milliseconds."""
+        with self._lock:
+            self._samples[name].append(ms)
+            self._counts[name] += 1
+
+    def frame(self, source: str) -> None:
+        """Count a frame taken from a source while a student was there to see it."""
+        with self._lock:
+            self._totals.sources.setdefault(source, SourceCounts()).frames += 1
+
+    def gated(self, source: str) -> None:
+        """Count a frame the gate kept from inference."""
+        with self._lock:
+            self._totals.sources.setdefault(source, SourceCounts()).gated += 1
+
+    def inferred(self) -> None:
+        """Count one inference."""
+        with self._lock:
+            self._totals.inferences += 1
+
+    def announced(self) -> None:
+        """Count an event announced (`new`)."""
+        with self._lock:
+            self._totals.events += 1
+
+    def totals(self) -> Totals:
+        """Return the counts since the start."""
+        with self._lock:
+            sources = {name: SourceCounts(counts.frames, counts.gated) for name, counts in self._totals.sources.items()}
+            return Totals(sources, self._totals.inferences, self._totals.events)
+
+    def report(
+        self, queues: dict[str, tuple[int, int]]
+    ) -> tuple[float, dict[str, Quantiles], dict[str, SourceTelemetry]]:
+        """Return what happened since the last report and begin anew.
+
+        Args:
+            queues: by source, frames waiting now and frames dropped since the start.
+
+        Returns:
+            Seconds since the last report, quantiles per stage that has samples, and each source's counts.
+
+        """
+        with self._lock:
+            now = time.monotonic()
+            interval_s, self._since = now - self._since, now
+            stages = {
+                name: quantiles(np.array(samples), self._counts[name])
+                for name, samples in self._samples.items()
+                if samples
+            }
+            for samples in self._samples.values():
+                samples.clear()
+            self._counts = dict.fromkeys(STAGES, 0)
+            sources = {name: self._source(name, interval_s, *queue) for name, queue in queues.items()}
+            return interval_s, stages, sources
+
+    def _source(self, name: str, interval_s: float, waiting: int, dropped: int) -> SourceTelemetry:
+        counts = self._totals.sources.get(name, SourceCounts())
+        frames_before, gated_before, dropped_before = self._reported.get(name, (0, 0, 0))
+        self._reported[name] = (counts.frames, counts.gated, dropped)
+        frames = counts.frames - frames_before
+        return SourceTelemetry(
+            fps=frames / interval_s if interval_s > 0 else 0.0,
+            frames=frames,
+            dropped=dropped - dropped_before,
+            gated=counts.gated - gated_before,
+            queue=waiting,
+        )
+
+
+def quantiles(samples: np.ndarray, n: int) -> Quantiles:
+    """Summarise samples, float64 (m,) milliseconds, of which there were `n` before the window forgot some."""
+    p50, p95, p99 = np.quantile(samples, (0.5, 0.95, 0.99)).tolist()
+    return Quantiles(p50=p50, p95=p95, p99=p99, max=float(samples.max()), n=n)
