@@ -6,7 +6,6 @@ the enrolment port, takes from the server's chain (leaf, then CA) the certificat
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class EnrollmentToken:
         body = text.removeprefix(_TOKEN_PREFIX)
         try:
             raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-        except binascii.Error as exc:
+        except ValueError as exc:
             raise IdentityError("the enrolment token is not readable: copy all of it") from exc
         if not text.startswith(_TOKEN_PREFIX) or len(raw) != _DIGEST_BYTES + _SECRET_BYTES:
             raise IdentityError(

@@ -8,19 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from distillnet.cloud.fleet import access, devices, models
+from distillnet.cloud.fleet import access, devices, inventory, models
 from distillnet.cloud.fleet.authorise import caller
-from distillnet.cloud.fleet.database import Assignment, Database, Device, Installed, Report
+from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.pki import Authority
 from distillnet.cloud.fleet.publish import Publisher
 from distillnet.proto.archive import MAX_STUDENT_BYTES
 from distillnet.proto.identity import ROLES, EnrollmentToken, Identity
-from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, enrollment_pb2, fleet_pb2
+from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +87,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def ListDevices(self, request: admin_pb2.ListDevicesRequest, context: Any) -> admin_pb2.ListDevicesResponse:
         """Every device with what it runs."""
         alive_since = self._with.clock() - 3 * self._with.hub.heartbeat_s - 5.0
-        rows = await self._with.database.read(lambda session: list_devices(session, alive_since))
+        rows = await self._with.database.read(lambda session: inventory.devices(session, alive_since))
         return admin_pb2.ListDevicesResponse(devices=rows)
 
     async def ListModels(self, request: admin_pb2.ListModelsRequest, context: Any) -> admin_pb2.ListModelsResponse:
@@ -124,11 +121,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self, request: admin_pb2.RollbackDevicesRequest, context: Any
     ) -> admin_pb2.RollbackDevicesResponse:
         """Ask devices to go back to their previous student."""
-        now = self._with.clock()
+        now, reason = self._with.clock(), request.reason or f"asked by {caller().name}"
         told = await self._with.database.write(
-            lambda session: devices.roll_back(
-                session, request.application, request.devices, request.reason or f"asked by {caller().name}", now
-            )
+            lambda session: devices.roll_back(session, request.application, request.devices, reason, now)
         )
         self._with.hub.wake()
         log.warning("%s rolls back %s on %d devices", caller().name, request.application, len(told))
@@ -161,53 +156,6 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             raise RefusedError(Code.NOT_FOUND, f"{request.name!r} has no access to revoke")
         log.warning("%s revoked the access of %s", caller().name, request.name)
         return admin_pb2.RevokeAccessResponse()
-
-
-def list_devices(session: Session, alive_since: float) -> list[admin_pb2.Device]:
-    """Return all devices; one is connected when its stream is open and it was heard since `alive_since`."""
-    installed: dict[str, list[fleet_pb2.InstalledModel]] = {}
-    for row in session.scalars(select(Installed).order_by(Installed.application)):
-        model = fleet_pb2.InstalledModel(application=row.application, version=row.version, digest=row.digest)
-        installed.setdefault(row.device, []).append(model)
-    applications: dict[str, list[str]] = {}
-    for device, application in session.execute(
-        select(Assignment.device, Assignment.application).order_by(Assignment.application)
-    ):
-        applications.setdefault(device, []).append(application)
-    reports = {row.device: row for row in session.scalars(_last_reports())}
-    return [
-        admin_pb2.Device(
-            device=row.id,
-            connected=row.instance is not None and row.last_seen_ts >= alive_since,
-            revoked=row.revoked_ts is not None,
-            last_seen_ts=row.last_seen_ts,
-            capabilities=enrollment_pb2.Capabilities(**row.capabilities),
-            models=installed.get(row.id, []),
-            last_report=_report(reports.get(row.id)),
-            applications=applications.get(row.id, []),
-        )
-        for row in session.scalars(select(Device).order_by(Device.id))
-    ]
-
-
-def _last_reports() -> Any:
-    latest = select(Report.id).where(Report.device == Device.id).order_by(Report.id.desc()).limit(1).scalar_subquery()
-    return select(Report).join(Device, Report.id == latest)
-
-
-def _report(row: Report | None) -> fleet_pb2.UpdateReport | None:
-    if row is None:
-        return None
-    return fleet_pb2.UpdateReport(
-        directive_id=row.directive,
-        phase="UPDATE_PHASE_" + row.phase.upper().replace("-", "_"),
-        application=row.application,
-        version=row.version,
-        digest=row.digest,
-        progress=row.progress,
-        reason=row.reason,
-        durations_ms=row.durations_ms,
-    )
 
 
 async def _upload(requests: AsyncIterator[admin_pb2.PublishRequest]) -> tuple[admin_pb2.PublishHeader, bytes]:

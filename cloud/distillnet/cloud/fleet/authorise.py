@@ -112,8 +112,8 @@ def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Hand
         try:
             await admit(context)
             return await handle(request, context)
-        except RefusedError as exc:
-            await context.abort(exc.code, str(exc))
+        except Exception as exc:
+            await _refuse(context, exc)
 
     return answer
 
@@ -124,14 +124,17 @@ def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Hand
             await admit(context)
             async for response in handle(request, context):
                 yield response
-        except RefusedError as exc:
-            await context.abort(exc.code, str(exc))
+        except Exception as exc:
+            await _refuse(context, exc)
 
-    async def write(request: Any, context: Any) -> None:
-        try:
-            await admit(context)
-            await handle(request, context)
-        except RefusedError as exc:
-            await context.abort(exc.code, str(exc))
+    return generate if inspect.isasyncgenfunction(handle) else _answering(handle, admit)
 
-    return generate if inspect.isasyncgenfunction(handle) else write
+
+async def _refuse(context: Any, exc: Exception) -> None:
+    """End a call with the status that fits; what went wrong inside is for the log, not for the caller."""
+    if isinstance(exc, grpc.aio.AbortError):
+        raise exc
+    if isinstance(exc, RefusedError):
+        await context.abort(exc.code, str(exc))
+    log.error("a call failed", exc_info=exc)
+    await context.abort(Code.INTERNAL, "the service failed on this call; its log says why")

@@ -4,6 +4,7 @@ The student is staged in the database, signed into the repository, then marked p
 transaction. `recover` finishes or forgets what a crash left staged: the signed metadata decides.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -76,10 +77,10 @@ class Publisher:
             application, version = model.application, model.version
             if signed is not None and signed.get("digest") == model.digest:
                 log.warning("finishing the publication of %s version %d", application, version)
-                self._database.write_now(lambda session, a=application, v=version: self._finish(session, a, v))  # type: ignore[misc]
+                self._database.write_now(functools.partial(self._finish, application=application, version=version))
             else:
                 log.warning("forgetting the unfinished publication of %s version %d", application, version)
-                self._database.write_now(lambda session, a=application, v=version: _forget(session, a, v))  # type: ignore[misc]
+                self._database.write_now(functools.partial(_forget, application=application, version=version))
 
     def _stage(self, session: Session, published: Published, data: bytes, card: Card, hold: bool) -> None:
         session.add(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -252,7 +253,7 @@ async def _upkeep(service: _Service) -> None:
             if signed:
                 log.info("signed anew: %s", ", ".join(signed))
             oldest = time.time() - service.config.storage.report_days * 86400.0
-            await service.database.write(lambda session, oldest=oldest: devices.forget_reports(session, oldest))  # type: ignore[misc]
+            await service.database.write(functools.partial(devices.forget_reports, before_ts=oldest))
         except Exception:  # the next round tries again; half a lifetime is left for that
             log.exception("upkeep failed")
 

@@ -1,0 +1,157 @@
+"""The signed repository: as a TUF client sees it, in ranges, and as it ages."""
+
+import time
+from pathlib import Path
+
+import grpc
+import obstore
+import pytest
+from obstore.store import MemoryStore
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import DownloadHTTPError, UnsignedMetadataError
+from tuf.api.metadata import Metadata
+from tuf.ngclient import FetcherInterface, Updater
+
+from distillnet.cloud.fleet.artifacts import CHUNK_BYTES
+from distillnet.cloud.fleet.config import TrustSection
+from distillnet.cloud.fleet.repository import ONLINE_ROLES, Published, Repository
+from distillnet.proto.archive import digest, unpack
+
+DAY_S = 86400.0
+NOW = float(round(time.time()))
+
+
+class StoreFetcher(FetcherInterface):
+    """Reads straight from an object store."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+
+    def _fetch(self, url: str):
+        try:
+            return iter([bytes(obstore.get(self._store, url).bytes())])
+        except FileNotFoundError as exc:
+            raise DownloadHTTPError(url, 404) from exc
+
+
+class BoardFetcher(FetcherInterface):
+    """Reads through `Artifacts.Fetch`."""
+
+    def __init__(self, board) -> None:
+        self._board = board
+
+    def _fetch(self, url: str):
+        try:
+            return iter([self._board.fetch(url)[0]])
+        except grpc.RpcError as exc:
+            raise DownloadHTTPError(url, 404 if exc.code() == grpc.StatusCode.NOT_FOUND else 403) from exc
+
+
+def updater(fetcher: FetcherInterface, root: bytes, scratch) -> Updater:
+    scratch.mkdir(exist_ok=True)
+    return Updater(str(scratch), "metadata/", str(scratch), "targets/", fetcher, bootstrap=root)
+
+
+@pytest.fixture
+def repository():
+    made = Repository(MemoryStore(), {role: CryptoSigner.generate_ed25519() for role in ONLINE_ROLES}, TrustSection())
+    made.create(CryptoSigner.generate_ed25519(), NOW)
+    return made
+
+
+def published(data: bytes, version: int = 1) -> Published:
+    return Published("pets", version, digest(data), ["rpi4"], "0.1.0")
+
+
+def test_a_client_finds_what_was_published_and_its_custom_facts(repository, tmp_path):
+    store = repository._store
+    client = updater(StoreFetcher(store), repository.root(), tmp_path)
+    repository.publish(published(b"student"), b"student", NOW)
+    target = client.get_targetinfo("pets/1/student.tflite")
+    assert target.custom == published(b"student").custom
+    assert Path(client.download_target(target)).read_bytes() == b"student"
+
+
+def test_metadata_is_signed_anew_only_when_half_its_life_is_over(repository):
+    assert repository.refresh(NOW + 1 * DAY_S) == []
+    assert repository.refresh(NOW + 4 * DAY_S) == ["timestamp"]
+    assert repository.refresh(NOW + 5 * DAY_S) == []
+    assert repository.refresh(NOW + 16 * DAY_S) == ["snapshot", "timestamp"]
+    assert repository.refresh(NOW + 50 * DAY_S) == ["targets", "snapshot", "timestamp"]
+    ends = repository.expiries()
+    assert ends["timestamp"] == NOW + 57 * DAY_S and ends["targets"] == NOW + 140 * DAY_S
+
+
+def test_an_unfinished_publication_is_not_seen(repository):
+    before = obstore.get(repository._store, "metadata/timestamp.json").bytes()
+    failing = Repository(repository._store, repository._signers | {"timestamp": Broken()}, TrustSection())
+    with pytest.raises(UnsignedMetadataError):
+        failing.publish(published(b"student"), b"student", NOW)
+    assert obstore.get(repository._store, "metadata/timestamp.json").bytes() == before
+    assert repository.custom("pets/1/student.tflite") is None
+    repository.publish(published(b"student"), b"student", NOW)
+    assert repository.custom("pets/1/student.tflite")["digest"] == digest(b"student")
+
+
+class Broken(CryptoSigner):
+    """A key that is away."""
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+
+    def sign(self, payload: bytes):
+        raise RuntimeError("no key")
+
+
+def test_root_key_signs_nothing_after_creation(repository):
+    root = Metadata.from_bytes(repository.root()).signed
+    online = {key for role in ONLINE_ROLES for key in root.roles[role].keyids}
+    assert len(online) == 3 and not online & set(root.roles["root"].keyids)
+    assert root.consistent_snapshot
+
+
+@pytest.mark.integration
+class TestServed:
+    """Through a real service."""
+
+    @pytest.fixture(scope="class")
+    def device(self, server, board, tiny_student):
+        device = board(server, server.token(applications=["ranges"]), "ranges-1")
+        server.publish(tiny_student("ranges"), "ranges")
+        return device
+
+    def test_a_tuf_client_verifies_the_served_repository(self, device, tmp_path):
+        client = updater(BoardFetcher(device), device.tuf_root, tmp_path)
+        target = client.get_targetinfo("ranges/1/student.tflite")
+        data = Path(client.download_target(target)).read_bytes()
+        assert digest(data) == target.custom["digest"]
+        assert unpack(data).card.version == 1 == target.custom["version"]
+        assert client.get_targetinfo("ranges/2/student.tflite") is None
+
+    def test_ranges_put_together_are_the_file(self, device):
+        whole, chunks = device.fetch("metadata/1.root.json")
+        assert {chunk.total_size for chunk in chunks} == {len(whole)}
+        assert all(len(chunk.data) <= CHUNK_BYTES for chunk in chunks)
+        parts = [device.fetch("metadata/1.root.json", offset, 100)[0] for offset in range(0, len(whole), 100)]
+        assert b"".join(parts) == whole
+        assert device.fetch("metadata/1.root.json", len(whole))[0] == b""
+
+    @pytest.mark.parametrize(
+        ("path", "offset", "code"),
+        [
+            ("metadata/99.root.json", 0, "NOT_FOUND"),
+            ("metadata/1.root.json", 10**9, "OUT_OF_RANGE"),
+            ("../keys/timestamp.pem", 0, "INVALID_ARGUMENT"),
+            ("metadata/../../fleet.db", 0, "INVALID_ARGUMENT"),
+            ("/etc/passwd", 0, "INVALID_ARGUMENT"),
+            ("targets/ranges/1/student.tflite", 0, "INVALID_ARGUMENT"),
+            ("metadata/timestamp.json\n", 0, "INVALID_ARGUMENT"),
+            ("metadata/timestamp.json\x00", 0, "INVALID_ARGUMENT"),
+            ("", 0, "INVALID_ARGUMENT"),
+            ("metadata/" + "9" * 40 + ".root.json", 0, "INVALID_ARGUMENT"),
+        ],
+    )
+    def test_only_the_repository_can_be_read(self, device, path, offset, code):
+        with pytest.raises(grpc.RpcError) as refused:
+            device.fetch(path, offset)
+        assert refused.value.code().name == code
