@@ -44,7 +44,7 @@ def golden_of(model: bytes) -> bytes:
 
 @pytest.fixture(scope="session")
 def colour_model(pytestconfig: pytest.Config) -> bytes:
-    """An int8 .tflite (1, 32, 32, 3) → red, green, other: the mean colour decides. Built once, kept in pytest's cache."""
+    """An int8 .tflite (1, 32, 32, 3) → red, green, other: the mean colour decides. Built once, then cached."""
     path = pytestconfig.cache.mkdir("distillnet-device") / "colours-1.tflite"
     if not path.exists():
         partial = path.with_suffix(f".{time.monotonic_ns()}")

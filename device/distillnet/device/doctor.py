@@ -1,0 +1,182 @@
+"""`distillnet doctor`: looks at everything the daemon needs, and says what is wrong and what to do about it."""
+
+import platform
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+
+from distillnet.device import host
+from distillnet.device.config import DeviceConfig
+from distillnet.device.readers import SourceError, open_reader, redacted
+from distillnet.engine import ModelError
+from distillnet.engine.litert import litert_version
+from distillnet.engine.student import Student
+from distillnet.proto.archive import StudentError
+
+Verdict = Literal["ok", "warning", "wrong"]
+
+_LITTLE_DISK_BYTES = 64 << 20
+_YEAR_2024 = 1704067200.0
+_FEATURES = (
+    "avx2", "avx512_vnni", "avx_vnni", "neon", "asimd", "asimddp", "i8mm", "sve",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+    def facts(self) -> dict[str, str]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def examine(config: DeviceConfig | None) -> list[Finding]:
+    """Look at the machine, and with a device file at what that names."""
+    checks: list[Callable[[], Finding]] = [_cpu, _engine, _litert, _clock, _temperature]
+    if config is None:
+        checks += [_cameras]
+    else:
+        checks += [lambda: _disk(config.device.state_dir), lambda: _broker(config), lambda: _student(config)]
+        checks += [lambda index=i: _source(config, index) for i in range(len(config.source))]  # type: ignore[misc]
+    return [check() for check in checks]
+
+
+def _cpu() -> Finding:
+    flags: set[str] = set()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            flags |= set(value.split())
+    found = [feature for feature in _FEATURES if feature in flags]
+    return Finding(
+        "processor", "ok", f"{host.board()} ({platform.machine()}), {', '.join(found) or 'no known extensions'}"
+    )
+
+
+def _engine() -> Finding:
+    try:
+        from distillnet.engine import _engine
+    except ImportError as exc:
+        return Finding("engine", "wrong", str(exc), "reinstall distillnet from a wheel for this machine")
+    return Finding("engine", "ok", f"native engine {_engine.version()}")
+
+
+def _litert() -> Finding:
+    try:
+        return Finding("litert", "ok", litert_version())
+    except ModelError as exc:
+        return Finding("litert", "warning", str(exc), "needed only for models the native engine does not know")
+
+
+def _clock() -> Finding:
+    now = time.time()
+    if now < _YEAR_2024:
+        stamp = time.strftime("%Y-%m-%d", time.gmtime(now))
+        return Finding(
+            "clock", "wrong", f"it is {stamp} here", "enable systemd-timesyncd: TLS and updates need the time"
+        )
+    synchronised = Path("/run/systemd/timesync/synchronized").exists()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    return Finding("clock", "ok", stamp + (", synchronised" if synchronised else ""))
+
+
+def _temperature() -> Finding:
+    celsius, throttled = host.temperature_c(), host.throttled()
+    if throttled:
+        return Finding("temperature", "warning", f"{celsius} °C, throttled", "better cooling or power supply")
+    return Finding("temperature", "ok", "no sensor" if celsius is None else f"{celsius:.0f} °C")
+
+
+def _cameras() -> Finding:
+    found = sorted(str(path) for path in Path("/dev").glob("video*"))
+    return Finding("cameras", "ok", ", ".join(found) or "none attached")
+
+
+def _disk(state_dir: Path) -> Finding:
+    probe = state_dir / ".doctor"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+        sqlite3.connect(":memory:").close()
+        free = shutil.disk_usage(state_dir).free
+    except OSError as exc:
+        return Finding(
+            "disk", "wrong", f"{state_dir}: {exc.strerror}", "device.state_dir must be writable by the daemon's user"
+        )
+    verdict: Verdict = "ok" if free >= _LITTLE_DISK_BYTES else "warning"
+    return Finding("disk", verdict, f"{state_dir}: {free >> 20} MB free", "" if verdict == "ok" else "make room")
+
+
+def _broker(config: DeviceConfig) -> Finding:
+    from distillnet.device.probe import probe_broker
+
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    try:
+        socket.create_connection((config.mqtt.host, config.mqtt.port), timeout=3).close()
+    except OSError as exc:
+        return Finding(
+            "broker", "wrong", f"{where}: {exc}", "is the broker running, and mqtt.host and mqtt.port right?"
+        )
+    reason = probe_broker(config.mqtt, config.device.name)
+    if reason:
+        return Finding("broker", "wrong", f"{where}: {reason}", "check mqtt.username, password_file and the TLS files")
+    return Finding("broker", "ok", f"{where} accepts us")
+
+
+def _student(config: DeviceConfig) -> Finding:
+    path = config.model.path
+    if path is None:
+        return Finding("student", "ok", "comes from the update service")
+    try:
+        student = Student.load(path.read_bytes(), engine=config.engine.backend, threads=config.engine.threads)
+        count = student.self_test()
+    except OSError as exc:
+        return Finding("student", "wrong", f"{path}: {exc.strerror}", "set model.path to a student file")
+    except (StudentError, ModelError) as exc:
+        return Finding("student", "wrong", f"{path}: {exc}", "get the file again: it is damaged or for another version")
+    info = student.model.info
+    running = f"{student.card.application} v{student.card.version}, {info['engine']} ({info['kernels']})"
+    return Finding("student", "ok", f"{running}, {count} golden vectors agree")
+
+
+def _source(config: DeviceConfig, index: int) -> Finding:
+    source = config.source[index]
+    what = f"source {source.id}"
+    try:
+        reader = open_reader(source, read_timeout_s=5.0)
+    except SourceError as exc:
+        return Finding(what, "wrong", str(exc), "check source.url, the cable, and that the user is in group `video`")
+    try:
+        picture = reader.read()
+    finally:
+        reader.close()
+    if picture is None:
+        return Finding(
+            what, "wrong", f"{redacted(source.url)} opens but gives no picture", "is another program using it?"
+        )
+    height, width = picture.pixels.shape[:2]
+    dark = max(cv2.mean(picture.pixels)) < 2.0
+    return Finding(
+        what,
+        "warning" if dark else "ok",
+        f"{redacted(source.url)}: {width}×{height}" + (", black" if dark else ""),
+        "is the lens covered?" if dark else "",
+    )
