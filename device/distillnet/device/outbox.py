@@ -5,6 +5,7 @@ or gone never stops the daemon: events stay in memory in the same order, are off
 soon as that works again. A corrupt file is put aside, never in the way of the next start. Thread-safe.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _ROW_OVERHEAD_BYTES = 64
 _BUSY_MS = 200
+_PATIENCE = 5
+"""Failed writes after which the file is opened anew."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
   key INTEGER PRIMARY KEY, session TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, created REAL NOT NULL,
@@ -55,10 +58,11 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         self._memory: dict[int, Entry] = {}
         self._acked: set[int] = set()
-        self._next_key = 1
+        self._next_key = int(clock() * 1e6)  # above the keys of a file that cannot be read now
         self._disk_events = self._disk_bytes = 0
         self._lost = 0
         self._fault = ""
+        self._failures = 0
         with self._lock:
             self._open()
 
@@ -90,7 +94,8 @@ class Outbox:
             entry = Entry(self._next_key, session, topic, payload, self._clock())
             self._next_key += 1
             self._memory[entry.key] = entry
-            self._settle()
+            if not self._fault:  # else `tend` tries again, once a second and not at every event
+                self._settle()
             self._bound()
             return entry.key
 
@@ -108,7 +113,8 @@ class Outbox:
             for key in keys:
                 if self._memory.pop(key, None) is None and key < self._next_key:
                     self._acked.add(key)
-            self._settle()
+            if not self._fault:
+                self._settle()
 
     def tend(self) -> None:
         """Try again what the disk refused, and let go of what is too old. Call about once a second."""
@@ -142,7 +148,6 @@ class Outbox:
             self._fail(exc)
             return
         self._count()
-        self._fault = ""
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
@@ -182,10 +187,10 @@ class Outbox:
         """Bring the disk up to date in one transaction: what is in memory goes in, what is acknowledged goes out."""
         if not self._memory and not self._acked and not self._fault:
             return
+        if self._db is None or self._failures > _PATIENCE:
+            self._reopen()
         if self._db is None:
-            self._open()
-            if self._db is None:
-                return
+            return
         db, entries = self._db, list(self._memory.values())
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -201,6 +206,7 @@ class Outbox:
         self._disk_bytes += sum(entry.size for entry in entries) - sum(deleted)
         self._memory.clear()
         self._acked.clear()
+        self._failures = 0
         if self._fault:
             log.warning("%s can be written again", self._path)
         self._fault = ""
@@ -219,9 +225,14 @@ class Outbox:
                 self._db.execute("ROLLBACK")
         except sqlite3.Error:
             log.debug("rollback failed", exc_info=True)
-        if not isinstance(exc, sqlite3.OperationalError) or "full" not in str(exc):
-            self._db.close()  # the file may be gone, replaced or corrupt: begin with a fresh look at it
-            self._db = None
+
+    def _reopen(self) -> None:
+        """Look afresh: the file may have been replaced, its directory created, its disk mounted again."""
+        old, self._failures = self._db, 0
+        self._open()
+        if old is not None and self._db is not old:
+            with contextlib.suppress(sqlite3.Error):
+                old.close()
 
     def _read(self, after: int, limit: int) -> list[Entry]:
         if self._db is None:
@@ -282,3 +293,4 @@ class Outbox:
         if fault != self._fault:
             log.error("%s; events are kept in memory until it can", fault)
         self._fault = fault
+        self._failures += 1
