@@ -1,0 +1,109 @@
+"""Enrolment and renewal: a one-time token and a key made here become a certificate."""
+
+import logging
+from pathlib import Path
+
+import grpc
+
+from distillnet.device.update.channel import pinned_channel, reason_of
+from distillnet.device.update.errors import TransientError, UpdateError
+from distillnet.device.update.files import Files
+from distillnet.device.update.identity import (
+    DeviceIdentity,
+    certificate_request,
+    check_pair,
+    key_pem,
+    new_key,
+    pending_key,
+    save_identity,
+)
+from distillnet.proto.identity import EnrollmentToken, IdentityError
+from distillnet.proto.v1 import enrollment_pb2, enrollment_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def enroll(
+    state_dir: Path,
+    server: str,
+    token_text: str,
+    *,
+    device: str = "",
+    capabilities: enrollment_pb2.Capabilities | None = None,
+    timeout_s: float = 20.0,
+    files: Files | None = None,
+) -> DeviceIdentity:
+    """Enrol this board and keep its identity under `state_dir`.
+
+    Raises:
+        TransientError: the server does not answer; try again with the same token.
+        UpdateError: the token, the server's CA or the answer is not acceptable.
+
+    """
+    try:
+        token = EnrollmentToken.decode(token_text)
+    except IdentityError as exc:
+        raise UpdateError(str(exc)) from exc
+    key = pending_key(state_dir, files)
+    request = enrollment_pb2.EnrollRequest(
+        token=token_text.strip(),
+        csr_pem=certificate_request(key, device),
+        device=device,
+        capabilities=capabilities,
+    )
+    with pinned_channel(server, token, timeout_s) as channel:
+        try:
+            answer = enrollment_pb2_grpc.EnrollmentStub(channel).Enroll(request, timeout=timeout_s)
+        except grpc.RpcError as exc:
+            text = f"{server}: enrolment was refused: {reason_of(exc)}"
+            raise (TransientError(text) if exc.code() in _RETRYABLE else UpdateError(text)) from exc
+    check_pair(key, answer.certificate_pem)
+    if not answer.tuf_root or not answer.fleet_address:
+        raise UpdateError(f"{server}: the answer lacks the trust root or the fleet's address")
+    identity = DeviceIdentity(
+        device=answer.device,
+        key_pem=key_pem(key),
+        certificate_pem=answer.certificate_pem,
+        ca_pem=answer.ca_pem,
+        tuf_root=answer.tuf_root,
+        fleet_address=answer.fleet_address,
+    )
+    save_identity(state_dir, identity, files)
+    return identity
+
+
+def renew(
+    state_dir: Path,
+    identity: DeviceIdentity,
+    channel: grpc.Channel,
+    *,
+    timeout_s: float = 20.0,
+    files: Files | None = None,
+) -> DeviceIdentity:
+    """Exchange key and certificate for new ones over the channel the old ones opened.
+
+    Raises:
+        TransientError: it did not work; the old certificate stays in use.
+        UpdateError: the answer is not acceptable.
+
+    """
+    key = new_key()
+    request = enrollment_pb2.RenewRequest(csr_pem=certificate_request(key, identity.device))
+    try:
+        answer = enrollment_pb2_grpc.RenewalStub(channel).Renew(request, timeout=timeout_s)
+    except grpc.RpcError as exc:
+        raise TransientError(f"the certificate could not be renewed: {reason_of(exc)}") from exc
+    check_pair(key, answer.certificate_pem)
+    fresh = DeviceIdentity(
+        device=identity.device,
+        key_pem=key_pem(key),
+        certificate_pem=answer.certificate_pem,
+        ca_pem=answer.ca_pem or identity.ca_pem,
+        tuf_root=identity.tuf_root,
+        fleet_address=identity.fleet_address,
+    )
+    save_identity(state_dir, fresh, files)
+    log.info("certificate renewed; valid until %s", fresh.valid_until.isoformat())
+    return fresh

@@ -1,0 +1,29 @@
+"""What can go wrong in an update, by what follows from it."""
+
+
+class UpdateError(Exception):
+    """An update, an enrolment or the store failed; the message says what and what to do."""
+
+
+class RefusedError(UpdateError):
+    """The update is not taken; the current student keeps running.
+
+    `final` says that the student itself is at fault, so the board does not try this digest again by itself.
+    """
+
+    def __init__(self, reason: str, *, final: bool = True) -> None:
+        """Keep the reason as it is reported."""
+        super().__init__(reason)
+        self.final = final
+
+
+class TransientError(UpdateError):
+    """The network failed in a way that trying again may cure."""
+
+
+class StoppedError(UpdateError):
+    """The daemon is stopping; the update goes on at the next start."""
+
+
+class StoreError(UpdateError):
+    """The model store cannot be read or written."""

@@ -1,0 +1,411 @@
+"""The update service: takes directives, looks by itself now and then, and drives one update at a time.
+
+The daemon calls `startup_student` before anything else, then starts an `UpdateService`. Whatever goes wrong here, the
+running student keeps running and the reason is published and reported.
+"""
+
+import logging
+import queue
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+from distillnet.device.config import DeviceConfig
+from distillnet.device.slot import ModelSlot
+from distillnet.device.update import capabilities, machine
+from distillnet.device.update.driver import Driver
+from distillnet.device.update.effects import BoardEffects
+from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TransientError
+from distillnet.device.update.link import FleetLink
+from distillnet.device.update.machine import ENDS, ON_TRIAL
+from distillnet.device.update.orders import Orders
+from distillnet.device.update.record import Installed, Past, Record, Update
+from distillnet.device.update.store import ModelStore
+from distillnet.proto.mqtt import InstalledModelPayload, ModelPayload, UpdatePhase
+from distillnet.proto.v1 import fleet_pb2
+
+log = logging.getLogger(__name__)
+
+STORE: Final = "store"
+_TICK_S: Final = 0.25
+_PROGRESS_S: Final = 1.0
+_JITTER: Final = 0.2
+_RETRY_STORE_S: Final = 10.0
+_PHASES: Final[dict[UpdatePhase, "fleet_pb2.UpdatePhase"]] = {
+    "idle": fleet_pb2.UPDATE_PHASE_IDLE,
+    "fetching": fleet_pb2.UPDATE_PHASE_FETCHING,
+    "verifying": fleet_pb2.UPDATE_PHASE_VERIFYING,
+    "self-test": fleet_pb2.UPDATE_PHASE_SELF_TEST,
+    "shadow": fleet_pb2.UPDATE_PHASE_SHADOW,
+    "switched": fleet_pb2.UPDATE_PHASE_SWITCHED,
+    "probation": fleet_pb2.UPDATE_PHASE_PROBATION,
+    "committed": fleet_pb2.UPDATE_PHASE_COMMITTED,
+    "rolled-back": fleet_pb2.UPDATE_PHASE_ROLLED_BACK,
+    "refused": fleet_pb2.UPDATE_PHASE_REFUSED,
+}
+
+
+def open_store(config: DeviceConfig, *, lock_wait_s: float = 5.0) -> ModelStore:
+    """Open the board's model store; raises `StoreError` if another process has it."""
+    directory = config.device.state_dir / STORE
+    return ModelStore(directory, quota_bytes=config.update.store_bytes, lock_wait_s=lock_wait_s)
+
+
+def startup_student(config: DeviceConfig) -> bytes | None:
+    """Return the student to start with, from the store; None if it holds none.
+
+    The one on trial if there is one, unless the daemon has died of it `max_crashes` times: then that update is rolled
+    back here. Otherwise the committed one, or the one before it where the committed one is damaged. Never raises
+    because of what is in the store; a store that cannot be opened raises `StoreError`.
+    """
+    with open_store(config) as store:
+        store.save(machine.started(store.record, config.update.max_crashes, time.time()))
+        update, candidate = store.record.update, store.record.slots.candidate
+        if update.phase in ON_TRIAL and candidate is not None:
+            data = store.read(candidate.digest)
+            if data is not None:
+                return data
+            store.save(machine.roll_back(store.record, "the student on trial is damaged", time.time()))
+        found = store.runnable()
+        if found is None:
+            return None
+        slot, data = found
+        if slot != store.record.slots.current:
+            log.error("the current student is damaged; starting with the previous one, version %d", slot.version)
+            slots = store.record.slots.model_copy(update={"current": slot, "previous": None})
+            store.save(store.record.model_copy(update={"slots": slots}))
+        return data
+
+
+class UpdateService:
+    """Runs in threads of its own from `start` to `stop`."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        slot: ModelSlot,
+        publish_model: Callable[[ModelPayload], None],
+        *,
+        source: random.Random | None = None,
+    ) -> None:
+        """Update `slot`; `publish_model` is called from any thread and must not block. `source` jitters the timer."""
+        self._config, self._slot, self._publish = config, slot, publish_model
+        self._random = source or random.Random()
+        self._stop = threading.Event()
+        self._inbox: queue.SimpleQueue[fleet_pb2.Directive | str] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: list[fleet_pb2.Directive] = []  # received and not yet taken up; what interrupts an update
+        self._record = Record()
+        self._session = uuid.uuid4().hex
+        self._progress_at = 0.0
+        self._free_bytes = 0
+        self._store: ModelStore | None = None
+        self._link = FleetLink(
+            config.device.state_dir,
+            address=config.update.server or "",
+            hello=self._hello,
+            on_directive=self._received,
+            on_connected=lambda: self._inbox.put("connected"),
+        )
+        self._thread = threading.Thread(target=self._run, name="update", daemon=True)
+
+    def start(self) -> None:
+        """Start connecting and looking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop within a second; an update under way goes on at the next start."""
+        self._stop.set()
+        self._inbox.put("stop")
+        self._link.stop()
+        if self._thread.ident is not None:
+            self._thread.join(1.0)
+
+    def check_now(self) -> None:
+        """Look for a newer student now."""
+        self._inbox.put("check")
+
+    @property
+    def record(self) -> Record:
+        """Where the update stands."""
+        return self._record
+
+    # The worker thread
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with open_store(self._config) as store:
+                    self._work(store)
+            except StoreError as exc:
+                log.error("%s; trying again in %d s", exc, _RETRY_STORE_S)
+                self._stop.wait(_RETRY_STORE_S)
+            except Exception:
+                log.exception("the update service failed in a way nobody thought of; starting it again")
+                self._stop.wait(_RETRY_STORE_S)
+
+    def _work(self, store: ModelStore) -> None:
+        self._store = store
+        self._show(store.record)
+        effects = BoardEffects(
+            self._config,
+            store,
+            self._slot,
+            self._link,
+            stop=self._stop,
+            interrupted=self._interrupted,
+            report=self._report,
+            progress=self._progressed,
+        )
+        driver = Driver(store, effects)
+        orders = Orders(store, effects, self._config, self._show)
+        if not self._link.started:
+            self._link.start()
+        try:
+            self._resume(driver, store)
+            self._loop(driver, effects, orders, store)
+        except StoppedError:
+            log.info("stopping; the update goes on at the next start")
+        finally:
+            if self._stop.is_set():
+                store.save(store.record.model_copy(update={"clean_stop": True}))
+
+    def _resume(self, driver: Driver, store: ModelStore) -> None:
+        candidate, running = store.record.slots.candidate, self._slot.current()
+        on_trial = candidate is not None and running is not None and running.digest == candidate.digest
+        driver.resume(running if on_trial else None)
+
+    def _loop(self, driver: Driver, effects: BoardEffects, orders: Orders, store: ModelStore) -> None:
+        poll_at = time.monotonic() + self._config.update.poll_s * self._random.random()
+        while not self._stop.is_set():
+            orders.answer_all()
+            try:
+                item: fleet_pb2.Directive | str = self._inbox.get(timeout=_TICK_S)
+            except queue.Empty:
+                if time.monotonic() < poll_at:
+                    continue
+                item = "check"
+                spread = 1 + _JITTER * (2 * self._random.random() - 1)
+                poll_at = time.monotonic() + self._config.update.poll_s * spread
+            if isinstance(item, fleet_pb2.Directive):
+                self._take(item, driver, effects, store)
+            elif item == "connected":
+                self._report(store.record)
+            elif item == "check":
+                self._check(driver, effects, store)
+
+    def _take(self, directive: fleet_pb2.Directive, driver: Driver, effects: BoardEffects, store: ModelStore) -> None:
+        with self._lock:
+            self._waiting = [waiting for waiting in self._waiting if waiting is not directive]
+        past = store.record.answered(directive.id)
+        if past is not None:
+            self._send(_report_of(past))
+            return
+        kind = directive.WhichOneof("action")
+        if kind == "update":
+            self._take_update(directive.id, directive.update, driver, store)
+        elif kind == "rollback":
+            self._take_rollback(directive.id, directive.rollback, effects, store)
+        else:
+            log.warning("directive %s asks for nothing this version knows", directive.id)
+
+    def _take_update(self, name: str, wanted: fleet_pb2.Update, driver: Driver, store: ModelStore) -> None:
+        update = Update(
+            directive=name,
+            trigger="directive",
+            application=wanted.application,
+            version=wanted.version,
+            target_path=wanted.target_path,
+            digest=wanted.digest,
+            size_bytes=wanted.size_bytes,
+        )
+        current, running = store.record.slots.current, self._slot.current()
+        if current is not None and running is not None and current.digest == running.digest == wanted.digest:
+            answer = fleet_pb2.UpdateReport(
+                directive_id=name,
+                phase=fleet_pb2.UPDATE_PHASE_COMMITTED,
+                application=current.application,
+                version=current.version,
+                digest=current.digest,
+                progress=1.0,
+            )
+            self._send(answer)
+            return
+        driver.begin(update)
+
+    def _take_rollback(self, name: str, wanted: fleet_pb2.Rollback, effects: BoardEffects, store: ModelStore) -> None:
+        reason = wanted.reason or "asked for by the fleet"
+        previous, now = store.record.slots.previous, time.time()
+        try:
+            if wanted.application and wanted.application != self._config.model.application:
+                raise RefusedError(f"this board does not run {wanted.application!r}")
+            if previous is None:
+                raise RefusedError("there is no previous student to go back to")
+            effects.return_to(previous)
+            store.save(machine.swap_back(store.record, name, reason, "directive", now))
+        except RefusedError as exc:
+            store.save(machine.declined(store.record, name, self._config.model.application, str(exc), now))
+        self._report(store.record)
+
+    def _check(self, driver: Driver, effects: BoardEffects, store: ModelStore) -> None:
+        """Look by oneself. What goes wrong before there is a student to try is logged, and tried again later."""
+        if store.record.slots.pinned:
+            return
+        try:
+            newest = effects.look().newest(self._config.model.application)
+        except (TransientError, RefusedError) as exc:
+            log.warning("looking for a newer student: %s", exc)
+            return
+        current = store.record.slots.current or _installed(self._slot)
+        if newest is None or (current is not None and newest.version <= current.version):
+            return
+        rejected = store.record.rejected(newest.digest)
+        if rejected is not None:
+            log.info("version %d was %s before (%s)", newest.version, rejected.result, rejected.reason)
+            return
+        driver.begin(
+            Update(
+                trigger="timer",
+                application=newest.application,
+                version=newest.version,
+                target_path=newest.path,
+                digest=newest.digest,
+                size_bytes=newest.size_bytes,
+            )
+        )
+
+    # Called from the link's thread
+
+    def _received(self, directive: fleet_pb2.Directive) -> None:
+        with self._lock:
+            if any(waiting.id == directive.id for waiting in self._waiting):
+                return
+            self._waiting.append(directive)
+        self._inbox.put(directive)
+
+    def _hello(self) -> fleet_pb2.Hello:
+        student = self._slot.current()
+        kernels = str(student.model.info.get("kernels", "")) if student is not None else ""
+        installed = self._record.slots.current or _installed(self._slot)
+        return fleet_pb2.Hello(
+            capabilities=capabilities.describe(
+                board=self._config.device.board,
+                engine_kernels=kernels,
+                free_bytes=self._free_bytes,
+                arena_bytes=self._config.update.max_arena_bytes,
+            ),
+            models=[] if installed is None else [_model(installed)],
+            session=self._session,
+            applications=[self._config.model.application],
+        )
+
+    # Telling
+
+    def _interrupted(self, update: Update) -> str:
+        """Return why the update under way gives way to a directive that waits, or nothing."""
+        with self._lock:
+            waiting = list(self._waiting)
+        for directive in waiting:
+            if directive.id == update.directive or directive.WhichOneof("action") is None:
+                continue
+            if directive.HasField("rollback") and directive.rollback.application in ("", update.application):
+                return f"a rollback was asked for: {directive.rollback.reason or 'no reason given'}"
+            newer = directive.update
+            if (
+                newer.application == update.application
+                and newer.version > update.version
+                and update.phase
+                not in (
+                    "switched",
+                    "probation",
+                )
+            ):
+                return f"superseded by version {newer.version}"
+        return ""
+
+    def _show(self, record: Record) -> None:
+        self._record = record
+        if self._store is not None:
+            self._free_bytes = self._store.free_bytes()
+        self._publish(_payload(record, self._slot, 1.0 if record.update.phase in ENDS else 0.0))
+
+    def _report(self, record: Record) -> None:
+        self._show(record)
+        if record.update.phase != "idle":
+            self._send(_report(record.update, 1.0 if record.update.phase in ENDS else 0.0))
+
+    def _progressed(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._progress_at < _PROGRESS_S:
+            return
+        self._progress_at = now
+        self._publish(_payload(self._record, self._slot, share))
+        self._send(_report(self._record.update, share))
+
+    def _send(self, report: fleet_pb2.UpdateReport) -> None:
+        self._link.send(fleet_pb2.DeviceMessage(report=report))
+
+
+def _payload(record: Record, slot: ModelSlot, progress: float) -> ModelPayload:
+    update = record.update
+    shown = record.slots.candidate
+    if shown is None and update.phase not in ENDS and update.digest:
+        shown = Installed(application=update.application, version=update.version, digest=update.digest)
+    return ModelPayload(
+        ts=time.time(),
+        installed=_shown(record.slots.current or _installed(slot)),
+        previous=_shown(record.slots.previous),
+        candidate=_shown(shown),
+        phase=update.phase,
+        progress=min(1.0, max(0.0, progress)),
+        result=update.result,
+        reason=update.reason,
+        durations_ms=update.durations_ms,
+    )
+
+
+def _report(update: Update, progress: float) -> fleet_pb2.UpdateReport:
+    return fleet_pb2.UpdateReport(
+        directive_id=update.directive,
+        phase=_PHASES[update.phase],
+        application=update.application,
+        version=update.version,
+        digest=update.digest,
+        progress=progress,
+        reason=update.reason,
+        durations_ms=update.durations_ms,
+    )
+
+
+def _report_of(past: Past) -> fleet_pb2.UpdateReport:
+    phase: UpdatePhase = past.result if past.result != "none" else "idle"
+    return fleet_pb2.UpdateReport(
+        directive_id=past.directive,
+        phase=_PHASES[phase],
+        application=past.application,
+        version=past.version,
+        digest=past.digest,
+        progress=1.0,
+        reason=past.reason,
+    )
+
+
+def _installed(slot: ModelSlot) -> Installed | None:
+    """Return what runs where the store has nothing: the device file's own student."""
+    student = slot.current()
+    if student is None:
+        return None
+    return Installed(application=student.card.application, version=student.card.version, digest=student.digest)
+
+
+def _shown(slot: Installed | None) -> InstalledModelPayload | None:
+    if slot is None:
+        return None
+    return InstalledModelPayload(application=slot.application, version=slot.version, digest=slot.digest)
+
+
+def _model(slot: Installed) -> fleet_pb2.InstalledModel:
+    return fleet_pb2.InstalledModel(application=slot.application, version=slot.version, digest=slot.digest)
