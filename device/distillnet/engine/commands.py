@@ -1,7 +1,92 @@
-"""The engine's commands."""
+"""The engine's commands: `distillnet bench verify` and `distillnet bench engine`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Facts as JSON on stdout, one object a line.")]
+Threads = Annotated[int, typer.Option(help="Of every engine.", min=1, max=64)]
+Kernels = Annotated[str | None, typer.Option(help="Instruction set, e.g. scalar; otherwise the best.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the engine's commands to the command line."""
+    bench = typer.Typer(help="Check and time the inference engine.", no_args_is_help=True)
+    bench.command(epilog="Example: distillnet bench verify student.tflite --inputs 100 --json")(verify)
+    bench.command(epilog="Example: distillnet bench engine student.tflite --peers litert --threads 1 --json")(engine)
+    app.add_typer(bench, name="bench")
+
+
+def verify(
+    models: Annotated[list[Path], typer.Argument(help="`.tflite` files.")],
+    inputs: Annotated[int, typer.Option(help="Number of random inputs.", min=1)] = 100,
+    threads: Threads = 1,
+    kernels: Kernels = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the native engine with LiteRT's reference kernels, bit for bit; exit status 1 when anything differs."""
+    from distillnet.engine.backend import ModelError
+    from distillnet.engine.native import UnsupportedError
+    from distillnet.engine.verify import mismatches
+
+    wrong = 0
+    for path in models:
+        try:
+            result = mismatches(_read(path), inputs=inputs, threads=threads, kernels=kernels)
+        except UnsupportedError as exc:
+            raise ModelError(f"{path}: not for the native engine: {exc}") from exc
+        wrong += result["mismatches"]
+        text = f"{path}: {result['mismatches']} of {inputs} inputs differ ({result['kernels']}, {threads} threads)"
+        typer.echo(json.dumps({"model": str(path), **result}) if as_json else text)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def engine(
+    model: Annotated[Path, typer.Argument(help="A `.tflite` file.")],
+    peers: Annotated[str, typer.Option(help="Separated by commas: litert, onnxruntime.")] = "litert",
+    onnx: Annotated[Path | None, typer.Option(help="The same network as ONNX, for onnxruntime.")] = None,
+    threads: Threads = 1,
+    seconds: Annotated[float, typer.Option(help="To spend on timing.", min=0.1)] = 3.0,
+    kernels: Kernels = None,
+    layers: Annotated[bool, typer.Option(help="Add the native engine's time per layer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Time one inference in the native engine and in its peers, interleaved, medians."""
+    from distillnet.engine.backend import ModelError
+    from distillnet.engine.bench import compare
+    from distillnet.engine.native import UnsupportedError
+
+    names = tuple(name for name in peers.split(",") if name)
+    data = _read(model)
+    try:
+        report = compare(data, peers=names, threads=threads, seconds=seconds, kernels=kernels, onnx=onnx)
+    except UnsupportedError as exc:
+        raise ModelError(f"{model}: not for the native engine: {exc}") from exc
+    if not layers:
+        report.pop("layers")
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), **report}))
+    else:
+        _print(model, names, report)
+
+
+def _print(model: Path, peers: tuple[str, ...], report: dict[str, Any]) -> None:
+    typer.echo(f"{model} on {report['machine']}, {report['threads']} threads, median of {report['rounds']} rounds")
+    typer.echo(f"  native ({report['kernels']})  {report['native_ms']:.3f} ms, loaded in {report['load_ms']:.1f} ms")
+    for peer in peers:
+        typer.echo(f"  {peer}  {report[f'{peer}_ms']:.3f} ms, {report[f'{peer}_ratio']:.2f}× as long")
+    for layer in report.get("layers", []):
+        speed = layer["macs"] / layer["ms"] / 1e6 if layer["ms"] > 0 else 0.0
+        typer.echo(f"  {layer['index']:4} {layer['op']:24} {layer['ms']:8.4f} ms {speed:7.1f} GMAC/s")
+
+
+def _read(path: Path) -> bytes:
+    from distillnet.engine.backend import ModelError
+
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read: {exc.strerror}") from exc

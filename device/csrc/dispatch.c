@@ -1,0 +1,35 @@
+/* Which kernels this CPU runs, found out once. */
+#include <stdbool.h>
+#include <string.h>
+
+#include "distillnet.h"
+#include "kernels.h"
+
+typedef struct {
+    const dn_kernels *kernels;
+    bool (*runs_here)(void);
+} choice;
+
+static bool anywhere(void) { return true; }
+
+/* Best first. */
+static const choice choices[] = {
+    {&dn_kernels_scalar, anywhere},
+};
+enum { CHOICES = sizeof choices / sizeof *choices };
+
+const dn_kernels *dn_kernels_pick(const char *name) {
+    bool any = name == NULL || *name == '\0';
+    for (int i = 0; i < CHOICES; i++)
+        if (choices[i].runs_here() && (any || strcmp(name, choices[i].kernels->name) == 0)) return choices[i].kernels;
+    return NULL;
+}
+
+const char *const *dn_kernel_names(void) {
+    static const char *names[CHOICES + 1]; /* always filled with the same values */
+    int count = 0;
+    for (int i = 0; i < CHOICES; i++)
+        if (choices[i].runs_here()) names[count++] = choices[i].kernels->name;
+    names[count] = NULL;
+    return names;
+}

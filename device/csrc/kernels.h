@@ -1,0 +1,103 @@
+/* The kernels of one instruction set, and the parameters they take. Every entry computes exactly what its scalar twin
+ * in kernels_scalar.c computes.
+ *
+ * Activations in the arena are 8 bits in ONE form, `dn_act`, whatever the file calls them: unsigned on x86, because
+ * VNNI multiplies unsigned by signed; signed elsewhere. An int8 tensor on x86 is held with 128 added, and so is its
+ * zero point; a uint8 tensor elsewhere with 128 taken away. Nothing but the model's borders can tell. */
+#ifndef DN_KERNELS_H
+#define DN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+typedef uint8_t dn_act;
+#define DN_ACT_MIN 0
+#define DN_ACT_MAX 255
+#else
+typedef int8_t dn_act;
+#define DN_ACT_MIN (-128)
+#define DN_ACT_MAX 127
+#endif
+#define DN_FROM_INT8 (DN_ACT_MIN + 128)  /* arena value = int8 value + this */
+#define DN_FROM_UINT8 (DN_ACT_MIN)       /* arena value = uint8 value + this */
+
+/* How accumulators become activations: q = clamp(round(acc * multiplier / 2^31 * 2^shift) + zero_point), with TFLite's
+ * two roundings (SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT). Arrays have one entry per output
+ * channel, rounded up to DN_CHANNEL_BLOCK with zeros. The last four are `shift` as vectors want it. */
+#define DN_CHANNEL_BLOCK 64
+typedef struct {
+    const int32_t *bias; /* with the input's zero point folded in: bias - zero_point * sum of weights */
+    const int32_t *multiplier;
+    const int32_t *shift; /* -31..30 */
+    const int32_t *left;  /* max(shift, 0) + 1 */
+    const int32_t *right; /* max(-shift, 0) */
+    const int32_t *half;  /* 1 << (right - 1), 0 when right is 0 */
+    const int32_t *away;  /* -1, 0 when right is 0: ties of negative sums go away from zero */
+    int32_t zero_point, min, max; /* of the output, arena form */
+} dn_requant;
+
+/* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
+ * Packed: [ceil(n / nr)][ceil(k / kr)][nr][kr] int8, zeros where there is no weight. */
+typedef struct {
+    const int8_t *packed;
+    int32_t n, k;
+    dn_requant requant;
+} dn_gemm;
+
+/* One row of a depthwise convolution with channel multiplier 1: taps[t] points at the input pixel of tap t for the
+ * first output pixel; every further output pixel lies `step` bytes on. Padding has been resolved by the caller.
+ * Packed: [taps][channels rounded up to DN_CHANNEL_BLOCK] int8. */
+typedef struct {
+    const int8_t *packed;
+    int32_t channels, taps, kernel_w;
+    dn_requant requant;
+} dn_depthwise;
+
+/* q = requant(multiplier_out, requant(m1, (a - z1) << 20) ± requant(m2, (b - z2) << 20)), TFLite's ADD and SUB. */
+typedef struct {
+    int32_t zero_a, zero_b, multiplier_a, multiplier_b, shift_a, shift_b; /* shifts <= 0 */
+    int32_t sign_b;                                                      /* 1 or -1 */
+    int32_t multiplier_out, shift_out, zero_out, min, max;
+} dn_add;
+
+/* q = requant((a - zero_a) * (b - zero_b)), TFLite's MUL. */
+typedef struct {
+    int32_t zero_a, zero_b, multiplier, shift, zero_out, min, max;
+} dn_mul;
+
+typedef struct {
+    const char *name;
+    int nr, kr;
+    /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */
+    void (*gemm)(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo);
+    void (*depthwise)(const dn_depthwise *d, const dn_act *const *taps, size_t step, int pixels, dn_act *out);
+    void (*add)(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
+    void (*mul)(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
+    void (*lut)(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out);
+} dn_kernels;
+
+extern const dn_kernels dn_kernels_scalar;
+
+const dn_kernels *dn_kernels_pick(const char *name); /* dispatch.c; NULL or "": the best; NULL when unknown */
+
+struct dn_model;
+typedef void (*dn_op_kernel)(struct dn_model *m, int op, int part, int parts);
+
+/* TFLite's MultiplyByQuantizedMultiplier with double rounding; multiplier >= 0, -31 <= shift <= 30; wraps as x86 does. */
+static inline int32_t dn_requantise(int32_t x, int32_t multiplier, int32_t shift) {
+    int32_t shifted = shift > 0 ? (int32_t)((uint32_t)x << shift) : x;
+    int32_t high = (int32_t)(((int64_t)shifted * multiplier + (1 << 30)) >> 31);
+    int right = shift > 0 ? 0 : -shift;
+    int32_t mask = (int32_t)((1u << right) - 1);
+    int32_t threshold = (mask >> 1) + (high < 0);
+    return (high >> right) + ((high & mask) > threshold);
+}
+
+/* clamp(q + zero), wrapping as x86 does */
+static inline dn_act dn_finish(int32_t q, int32_t zero, int32_t min, int32_t max) {
+    int32_t v = (int32_t)((uint32_t)q + (uint32_t)zero);
+    return (dn_act)(v < min ? min : v > max ? max : v);
+}
+
+#endif

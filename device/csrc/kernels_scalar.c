@@ -1,0 +1,68 @@
+/* The kernels in plain C: the definition that every vector kernel must equal bit for bit. Sums wrap, as LiteRT's do. */
+#include "kernels.h"
+
+enum { NR = 4, KR = 1 };
+
+static void gemm_4x1__scalar(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo) {
+    const dn_requant *r = &g->requant;
+    for (int32_t n0 = 0; n0 < g->n; n0 += NR) {
+        const int8_t *block = g->packed + (size_t)n0 * (size_t)g->k;
+        int32_t width = g->n - n0 < NR ? g->n - n0 : NR;
+        for (int row = 0; row < rows; row++) {
+            const dn_act *x = a + (size_t)row * lda;
+            uint32_t sum[NR] = {0};
+            for (int32_t k = 0; k < g->k; k++)
+                for (int32_t n = 0; n < NR; n++) sum[n] += (uint32_t)((int32_t)x[k] * block[(size_t)k * NR + (size_t)n]);
+            for (int32_t n = 0; n < width; n++) {
+                int32_t c = n0 + n;
+                int32_t q = dn_requantise((int32_t)(sum[n] + (uint32_t)r->bias[c]), r->multiplier[c], r->shift[c]);
+                out[(size_t)row * ldo + (size_t)c] = dn_finish(q, r->zero_point, r->min, r->max);
+            }
+        }
+    }
+}
+
+static void depthwise__scalar(const dn_depthwise *d, const dn_act *const *taps, size_t step, int pixels, dn_act *out) {
+    const dn_requant *r = &d->requant;
+    size_t room = ((size_t)d->channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
+    for (int x = 0; x < pixels; x++) {
+        for (int32_t c = 0; c < d->channels; c++) {
+            uint32_t sum = (uint32_t)r->bias[c];
+            for (int32_t t = 0; t < d->taps; t++)
+                sum += (uint32_t)((int32_t)taps[t][(size_t)x * step + (size_t)c] * d->packed[(size_t)t * room + (size_t)c]);
+            int32_t q = dn_requantise((int32_t)sum, r->multiplier[c], r->shift[c]);
+            out[(size_t)x * (size_t)d->channels + (size_t)c] = dn_finish(q, r->zero_point, r->min, r->max);
+        }
+    }
+}
+
+static void add__scalar(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
+    for (size_t i = 0; i < count; i++) {
+        int32_t x = dn_requantise((int32_t)((uint32_t)(a[i] - p->zero_a) << 20), p->multiplier_a, p->shift_a);
+        int32_t y = dn_requantise((int32_t)((uint32_t)(b[i] - p->zero_b) << 20), p->multiplier_b, p->shift_b);
+        int32_t q = dn_requantise(x + p->sign_b * y, p->multiplier_out, p->shift_out);
+        out[i] = dn_finish(q, p->zero_out, p->min, p->max);
+    }
+}
+
+static void mul__scalar(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
+    for (size_t i = 0; i < count; i++) {
+        int32_t q = dn_requantise((a[i] - p->zero_a) * (b[i] - p->zero_b), p->multiplier, p->shift);
+        out[i] = dn_finish(q, p->zero_out, p->min, p->max);
+    }
+}
+
+static void lut__scalar(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
+    for (size_t i = 0; i < count; i++) out[i] = (dn_act)table[(uint8_t)a[i]];
+}
+
+const dn_kernels dn_kernels_scalar = {
+    .name = "scalar",
+    .nr = NR,
+    .kr = KR,
+    .gemm = gemm_4x1__scalar,
+    .depthwise = depthwise__scalar,
+    .add = add__scalar,
+    .mul = mul__scalar,
+    .lut = lut__scalar,
+};

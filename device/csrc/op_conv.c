@@ -1,0 +1,196 @@
+/* CONV_2D and FULLY_CONNECTED: one packed matrix product. Pointwise convolutions read the input where it lies; others
+ * gather a few output pixels' windows into a scratch tile first. */
+#include <stdlib.h>
+
+#include "prepare.h"
+
+enum { TILE_BYTES = 24 * 1024 };
+
+typedef struct {
+    const dn_kernels *kernels;
+    dn_gemm gemm;
+    bool direct; /* a window is one pixel, and pixels follow each other */
+    int32_t in_h, in_w, in_c, out_h, out_w, k_h, k_w, stride_h, stride_w, dil_h, dil_w, pad_top, pad_left;
+    size_t rows; /* output pixels, all of the batch */
+    size_t tile; /* of them, at a time */
+    dn_act zero;
+} conv;
+
+/* The window of one output pixel: k_h * k_w * in_c values, the zero point outside the picture. */
+static void gather(const conv *p, const dn_act *in, size_t row, dn_act *to) {
+    size_t pixels = (size_t)p->out_h * (size_t)p->out_w;
+    const dn_act *picture = in + row / pixels * (size_t)p->in_h * (size_t)p->in_w * (size_t)p->in_c;
+    int32_t y0 = (int32_t)(row % pixels / (size_t)p->out_w) * p->stride_h - p->pad_top;
+    int32_t x0 = (int32_t)(row % (size_t)p->out_w) * p->stride_w - p->pad_left;
+    size_t c = (size_t)p->in_c;
+    bool whole = p->dil_w == 1 && x0 >= 0 && x0 + p->k_w <= p->in_w;
+    for (int32_t ky = 0; ky < p->k_h; ky++) {
+        int32_t y = y0 + ky * p->dil_h;
+        if (y < 0 || y >= p->in_h) {
+            memset(to, (uint8_t)p->zero, (size_t)p->k_w * c);
+            to += (size_t)p->k_w * c;
+            continue;
+        }
+        const dn_act *line = picture + (size_t)y * (size_t)p->in_w * c;
+        if (whole) {
+            memcpy(to, line + (size_t)x0 * c, (size_t)p->k_w * c);
+            to += (size_t)p->k_w * c;
+            continue;
+        }
+        for (int32_t kx = 0; kx < p->k_w; kx++, to += c) {
+            int32_t x = x0 + kx * p->dil_w;
+            if (x < 0 || x >= p->in_w) memset(to, (uint8_t)p->zero, c);
+            else memcpy(to, line + (size_t)x * c, c);
+        }
+    }
+}
+
+/* Output channels [from, to) of a product, `from` a multiple of the kernels' nr. */
+static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from, size_t to) {
+    dn_gemm part = *g;
+    size_t kr = (size_t)kernels->kr, k = ((size_t)g->k + kr - 1) / kr * kr;
+    part.packed += from * k;
+    part.n = (int32_t)(to - from);
+    const int32_t **arrays[] = {&part.requant.bias, &part.requant.multiplier, &part.requant.shift, &part.requant.left,
+                                &part.requant.right, &part.requant.half, &part.requant.away};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i] += from;
+    return part;
+}
+
+static void run_conv(dn_model *m, int op, int part, int parts) {
+    const conv *p = m->op[op].params;
+    const dn_act *in = dn_data(m, m->op[op].input[0]);
+    dn_act *out = dn_data(m, m->op[op].output[0]);
+    size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, from, to;
+    if (p->direct && p->rows < (size_t)parts * 4) { /* few pixels: share out the channels */
+        dn_share(n, (size_t)p->kernels->nr, part, parts, &from, &to);
+        if (from == to) return;
+        dn_gemm mine = columns(&p->gemm, p->kernels, from, to);
+        p->kernels->gemm(&mine, in, k, (int)p->rows, out + from, n);
+        return;
+    }
+    dn_share(p->rows, 8, part, parts, &from, &to);
+    dn_act *tile = dn_scratch(m, op, part);
+    for (size_t row = from; row < to; row += p->tile) {
+        size_t rows = to - row < p->tile ? to - row : p->tile;
+        const dn_act *a = in + row * k;
+        if (!p->direct) {
+            for (size_t i = 0; i < rows; i++) gather(p, in, row + i, tile + i * k);
+            a = tile;
+        }
+        p->kernels->gemm(&p->gemm, a, k, (int)rows, out + row * n, n);
+    }
+}
+
+/* Packs w, int8 [n][k], and its requantisation into g. */
+static bool prepare_gemm(dn_model *m, int op, const int8_t *w, int32_t n, int32_t k, const dn_tensor *in,
+                         const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
+    int32_t *sum = calloc((size_t)n, sizeof *sum);
+    int64_t *magnitude = calloc((size_t)n, sizeof *magnitude);
+    bool fine = sum != NULL && magnitude != NULL, fits = true;
+    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", n);
+    for (int32_t c = 0; fine && c < n; c++) {
+        for (int32_t i = 0; i < k; i++) {
+            int32_t v = w[(size_t)c * (size_t)k + (size_t)i];
+            sum[c] = (int32_t)((uint32_t)sum[c] + (uint32_t)v);
+            magnitude[c] += abs(v);
+        }
+    }
+    fine = fine && dn_make_requant(m, op, n, in, bias, out, scale, sum, magnitude, &p->gemm.requant, &fits);
+    if (fine) {
+        p->kernels = fits ? m->kernels : &dn_kernels_scalar;
+        p->gemm.n = n;
+        p->gemm.k = k;
+        p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
+        fine = p->gemm.packed != NULL;
+    }
+    free(sum);
+    free(magnitude);
+    return fine;
+}
+
+static bool prepare_tiles(dn_model *m, int op, conv *p) {
+    size_t k = (size_t)p->gemm.k;
+    p->tile = p->rows;
+    if (!p->direct) {
+        p->tile = TILE_BYTES / k / 8 * 8;
+        if (p->tile < 8) p->tile = 8;
+        if (p->tile > p->rows) p->tile = p->rows;
+        if (p->tile * k > m->max_bytes) return DN_REFUSE(m, op, DN_TOO_LARGE, "a window of %zu values", k);
+        m->op[op].scratch_bytes = p->tile * k;
+    }
+    m->op[op].macs = (uint64_t)p->rows * (uint64_t)p->gemm.n * k;
+    m->op[op].params = p;
+    m->op[op].run = run_conv;
+    return true;
+}
+
+bool dn_prepare_conv(dn_model *m, int op) {
+    if (!dn_need(m, op, 2, 1, 1)) return false;
+    dn_tensor *in = dn_in(m, op, 0), *w = dn_in(m, op, 1), *bias = dn_in(m, op, 2), *out = dn_out(m, op, 0);
+    if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, out, "output")) return false;
+    if (in->rank != 4 || w->rank != 4)
+        return DN_REFUSE(m, op, DN_MALFORMED, "input of %d and weights of %d dimensions, expected 4", in->rank, w->rank);
+    if (w->dim[3] != in->dim[3])
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "grouped: %d channels in, weights for %d", in->dim[3], w->dim[3]);
+    const dn_fb *fb = &m->fb;
+    dn_table o = m->op[op].options;
+    int32_t stride_h = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_H, 4, 0), stride_w = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_W, 4, 0);
+    int32_t dil_h = (int32_t)dn_fb_int(fb, o, CONV_DILATION_H, 4, 1), dil_w = (int32_t)dn_fb_int(fb, o, CONV_DILATION_W, 4, 1);
+    dn_window win;
+    if (!dn_slide(m, op, in, (int)dn_fb_int(fb, o, CONV_PADDING, 1, 0), w->dim[1], w->dim[2], stride_h, stride_w, dil_h,
+                  dil_w, &win))
+        return false;
+    if (!dn_need_shape(m, op, out, "output", 4, (int32_t[]){in->dim[0], win.out_h, win.out_w, w->dim[0]})) return false;
+    conv *p = dn_pool(m, sizeof *p);
+    double *scale = NULL;
+    if (p == NULL ||
+        !dn_activation_range(m, op, (int)dn_fb_int(fb, o, CONV_ACTIVATION, 1, 0), out, &p->gemm.requant.min,
+                             &p->gemm.requant.max) ||
+        !dn_channel_scales(m, op, in, w, 0, out, w->dim[0], &scale))
+        return false;
+    *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
+                .out_w = win.out_w, .k_h = w->dim[1], .k_w = w->dim[2], .stride_h = stride_h, .stride_w = stride_w,
+                .dil_h = dil_h, .dil_w = dil_w, .pad_top = win.pad_top, .pad_left = win.pad_left,
+                .rows = out->count / (size_t)w->dim[0], .zero = (dn_act)dn_arena_zero(in)};
+    p->direct = p->k_h == 1 && p->k_w == 1 && stride_h == 1 && stride_w == 1;
+    int32_t k = (int32_t)(w->count / (size_t)w->dim[0]);
+    bool fine = prepare_gemm(m, op, (const int8_t *)w->data, w->dim[0], k, in, bias, out, scale, p);
+    free(scale);
+    return fine && prepare_tiles(m, op, p);
+}
+
+/* TFLite multiplies the scales as floats for FULLY_CONNECTED per tensor, as doubles per channel. */
+static bool dense_scales(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *out,
+                         double **scale) {
+    if (!dn_channel_scales(m, op, in, w, 0, out, w->dim[0], scale)) return false;
+    if (w->scales.count != 1) return true;
+    float product = in->scale * w->scale;
+    for (int32_t c = 0; c < w->dim[0]; c++) (*scale)[c] = (double)product / (double)out->scale;
+    return true;
+}
+
+bool dn_prepare_dense(dn_model *m, int op) {
+    if (!dn_need(m, op, 2, 1, 1)) return false;
+    dn_tensor *in = dn_in(m, op, 0), *w = dn_in(m, op, 1), *bias = dn_in(m, op, 2), *out = dn_out(m, op, 0);
+    if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, out, "output")) return false;
+    if (w->rank != 2) return DN_REFUSE(m, op, DN_MALFORMED, "weights of %d dimensions, expected 2", w->rank);
+    int32_t n = w->dim[0], k = w->dim[1];
+    if (in->count % (size_t)k != 0 || out->count != in->count / (size_t)k * (size_t)n)
+        return DN_REFUSE(m, op, DN_MALFORMED, "%zu values in and %zu out, with weights [%d×%d]", in->count, out->count, n,
+                         k);
+    if (dn_fb_int(&m->fb, m->op[op].options, DENSE_FORMAT, 1, 0) != 0)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "shuffled weights");
+    conv *p = dn_pool(m, sizeof *p);
+    double *scale = NULL;
+    if (p == NULL ||
+        !dn_activation_range(m, op, (int)dn_fb_int(&m->fb, m->op[op].options, DENSE_ACTIVATION, 1, 0), out,
+                             &p->gemm.requant.min, &p->gemm.requant.max) ||
+        !dense_scales(m, op, in, w, out, &scale))
+        return false;
+    p->rows = in->count / (size_t)k;
+    p->direct = true;
+    bool fine = prepare_gemm(m, op, (const int8_t *)w->data, n, k, in, bias, out, scale, p);
+    free(scale);
+    return fine && prepare_tiles(m, op, p);
+}

@@ -1,0 +1,96 @@
+/* One arena for all activations. A tensor lives from the operator that makes it to the last that reads it; greedy by
+ * size, largest first, each at the lowest offset free for its whole life (as TFLite's own planner does). */
+#include <stdlib.h>
+
+#include "internal.h"
+
+typedef struct {
+    size_t bytes, offset;
+    int first, last;
+    size_t *result;
+} span;
+
+static int larger_first(const void *a, const void *b) {
+    const span *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return x->first != y->first ? (x->first < y->first ? -1 : 1) : x->result < y->result ? -1 : 1;
+}
+
+static void touch(dn_model *m, int tensor, int at) {
+    if (tensor < 0 || m->tensor[tensor].data != NULL) return;
+    dn_tensor *root = &m->tensor[m->tensor[tensor].root];
+    if (root->first < 0) root->first = at;
+    root->last = at;
+}
+
+static size_t padded(size_t bytes) { return (bytes + DN_SLACK + DN_ALIGN - 1) / DN_ALIGN * DN_ALIGN; }
+
+/* `placed` is kept in order of offset, so one sweep finds the lowest gap. */
+static size_t lowest(const span *placed, const size_t *order, size_t count, const span *s) {
+    size_t offset = 0;
+    for (size_t i = 0; i < count; i++) {
+        const span *p = &placed[order[i]];
+        if (p->last < s->first || p->first > s->last) continue;
+        if (p->offset >= offset + s->bytes) break;
+        if (p->offset + p->bytes > offset) offset = p->offset + p->bytes;
+    }
+    return offset;
+}
+
+static size_t place(span *spans, size_t *order, size_t count) {
+    size_t end = 0;
+    for (size_t i = 0; i < count; i++) {
+        span *s = &spans[i];
+        s->offset = lowest(spans, order, i, s);
+        *s->result = s->offset;
+        if (s->offset + s->bytes > end) end = s->offset + s->bytes;
+        size_t at = i;
+        while (at > 0 && spans[order[at - 1]].offset > s->offset) {
+            order[at] = order[at - 1];
+            at--;
+        }
+        order[at] = i;
+    }
+    return end;
+}
+
+bool dn_plan(dn_model *m) {
+    touch(m, m->input, 0);
+    for (int i = 0; i < m->ops; i++) {
+        for (int k = 0; k < m->op[i].inputs; k++) touch(m, m->op[i].input[k], i);
+        for (int k = 0; k < m->op[i].outputs; k++) touch(m, m->op[i].output[k], i);
+    }
+    touch(m, m->output, m->ops);
+    size_t room = (size_t)m->tensors + (size_t)m->ops + 1, count = 0;
+    span *spans = calloc(room, sizeof *spans);
+    size_t *order = calloc(room, sizeof *order);
+    if (spans == NULL || order == NULL) {
+        free(spans);
+        free(order);
+        return dn_fail(m->error, DN_NO_MEMORY, "no memory to plan %zu tensors", room);
+    }
+    for (int i = 0; i < m->tensors; i++) {
+        dn_tensor *t = &m->tensor[i];
+        if (t->root != i || t->first < 0) continue;
+        size_t element = t->type == DN_FLOAT32 ? sizeof(float) : sizeof(dn_act);
+        spans[count++] = (span){padded(t->count * element), 0, t->first, t->last, &t->offset};
+    }
+    for (int i = 0; i < m->ops; i++) {
+        if (m->op[i].scratch_bytes == 0) continue;
+        size_t bytes = padded(m->op[i].scratch_bytes) * (size_t)m->threads;
+        spans[count++] = (span){bytes, 0, i, i, &m->op[i].scratch_offset};
+    }
+    qsort(spans, count, sizeof *spans, larger_first);
+    m->arena_bytes = place(spans, order, count);
+    free(spans);
+    free(order);
+    if (m->arena_bytes > m->max_bytes)
+        return dn_fail(m->error, DN_TOO_LARGE, "the activations want %zu bytes; max_arena_bytes is %zu", m->arena_bytes,
+                       m->max_bytes);
+    m->arena_memory = malloc(m->arena_bytes + DN_ALIGN + DN_SLACK);
+    if (m->arena_memory == NULL)
+        return dn_fail(m->error, DN_NO_MEMORY, "no memory for an arena of %zu bytes", m->arena_bytes);
+    memset(m->arena_memory, 0, m->arena_bytes + DN_ALIGN + DN_SLACK);
+    m->arena = (dn_act *)(((uintptr_t)m->arena_memory + DN_ALIGN - 1) / DN_ALIGN * DN_ALIGN);
+    return true;
+}

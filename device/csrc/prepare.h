@@ -1,0 +1,83 @@
+/* What the operators' prepare functions share: checks that name the operator, and the requantisation's parameters. */
+#ifndef DN_PREPARE_H
+#define DN_PREPARE_H
+
+#include "internal.h"
+#include "schema.h"
+
+/* `return DN_REFUSE(m, op, DN_MALFORMED, "…", …)` from a prepare function. */
+#define DN_REFUSE(m, op, status, format, ...) \
+    dn_fail((m)->error, status, "operator %d (%s): " format, op, dn_op_name((m)->op[op].code), ##__VA_ARGS__)
+
+dn_tensor *dn_in(dn_model *m, int op, int k); /* NULL when absent */
+dn_tensor *dn_out(dn_model *m, int op, int k);
+
+/* Number of operands, none of the first `inputs` absent. */
+bool dn_need(dn_model *m, int op, int inputs, int optional, int outputs);
+/* int8, one positive scale; constants get their arena form. */
+bool dn_need_int8(dn_model *m, int op, dn_tensor *t, const char *what);
+bool dn_need_shape(dn_model *m, int op, const dn_tensor *t, const char *what, int rank, const int32_t *dim);
+bool dn_need_same_quantisation(dn_model *m, int op, const dn_tensor *a, const dn_tensor *b);
+/* A constant int32 vector of exactly or up to `count` values into `value`; returns how many, -1 after an error. */
+int dn_need_ints(dn_model *m, int op, const dn_tensor *t, const char *what, int count, int32_t *value);
+
+int32_t dn_arena_zero(const dn_tensor *t); /* the zero point in the arena's form */
+static inline int32_t dn_from_file(const dn_tensor *t) { return t->type == DN_UINT8 ? DN_FROM_UINT8 : DN_FROM_INT8; }
+
+/* TFLite's QuantizeMultiplier; false when the scale is too large for any sum to survive it. */
+bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift);
+/* TFLite's CalculateActivationRangeQuantized, in the arena's form. */
+bool dn_activation_range(dn_model *m, int op, int activation, const dn_tensor *out, int32_t *min, int32_t *max);
+
+/* Fills `r` for `channels` accumulators: scale[c] are real multipliers, weights_sum[c] the sum of the channel's weights
+ * and weights_abs[c] of their magnitudes. `*fits` says whether vector kernels may be used: their doubled accumulator
+ * must fit 32 bits. */
+bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
+                     const dn_tensor *out, const double *scale, const int32_t *weights_sum, const int64_t *weights_abs,
+                     dn_requant *r, bool *fits);
+
+/* Real multiplier per output channel of a convolution; `*scale` is malloc'ed for the caller. */
+bool dn_channel_scales(dn_model *m, int op, const dn_tensor *in, const dn_tensor *weights, int axis,
+                       const dn_tensor *out, int32_t channels, double **scale);
+
+typedef struct {
+    int32_t out_h, out_w, pad_top, pad_left;
+} dn_window;
+/* Output size and padding of a sliding window, as TFLite computes them. */
+bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h, int32_t k_w, int32_t stride_h,
+              int32_t stride_w, int32_t dil_h, int32_t dil_w, dn_window *w);
+
+/* w: int8 [n][k] → packed for `kernels`, in the pool; NULL after an error. */
+int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t n, int32_t k);
+
+/* At run time. */
+dn_act *dn_data(dn_model *m, int tensor);
+dn_act *dn_scratch(dn_model *m, int op, int part);
+/* The part's share of `count` in multiples of `grain`: [*from, *to). */
+void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, size_t *to);
+
+/* Shares memory instead of copying; both have as many elements. */
+void dn_alias(dn_model *m, int32_t tensor, int32_t with);
+
+bool dn_prepare_conv(dn_model *m, int op);
+bool dn_prepare_dense(dn_model *m, int op);
+bool dn_prepare_depthwise(dn_model *m, int op);
+bool dn_prepare_average_pool(dn_model *m, int op);
+bool dn_prepare_max_pool(dn_model *m, int op);
+bool dn_prepare_mean(dn_model *m, int op);
+bool dn_prepare_add(dn_model *m, int op);
+bool dn_prepare_mul(dn_model *m, int op);
+bool dn_prepare_unary(dn_model *m, int op);
+bool dn_prepare_quantise(dn_model *m, int op);
+bool dn_prepare_dequantise(dn_model *m, int op);
+bool dn_prepare_softmax(dn_model *m, int op);
+bool dn_prepare_reshape(dn_model *m, int op);
+bool dn_prepare_pad(dn_model *m, int op);
+bool dn_prepare_transpose(dn_model *m, int op);
+bool dn_prepare_strided_slice(dn_model *m, int op);
+bool dn_prepare_concatenation(dn_model *m, int op);
+bool dn_prepare_split(dn_model *m, int op);
+bool dn_prepare_bilinear(dn_model *m, int op);
+bool dn_prepare_nearest(dn_model *m, int op);
+
+#endif

@@ -1,0 +1,157 @@
+/* The arithmetic of TFLite's quantisation: real scales into fixed-point multipliers, and the parameters of kernels. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "prepare.h"
+
+bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift) {
+    *multiplier = 0;
+    *shift = 0;
+    if (real == 0.0) return true;
+    int exponent;
+    double fraction = frexp(real, &exponent);
+    int64_t fixed = (int64_t)round(fraction * (double)(1LL << 31));
+    if (fixed == 1LL << 31) {
+        fixed /= 2;
+        exponent++;
+    }
+    if (exponent < -31) return true;
+    if (exponent > 30 || !isfinite(real)) return false;
+    *multiplier = (int32_t)fixed;
+    *shift = exponent;
+    return true;
+}
+
+static bool quantised(const dn_tensor *t, float real, int32_t *q) {
+    float rounded = roundf(real / t->scale);
+    if (!(rounded >= -2147483648.0f && rounded <= 2147483000.0f)) return false;
+    int64_t wide = (int64_t)rounded + t->zero_point;
+    *q = wide > INT32_MAX ? INT32_MAX : wide < INT32_MIN ? INT32_MIN : (int32_t)wide;
+    return true;
+}
+
+static int32_t clamped(int32_t v, int32_t low, int32_t high) { return v < low ? low : v > high ? high : v; }
+
+bool dn_activation_range(dn_model *m, int op, int activation, const dn_tensor *out, int32_t *min, int32_t *max) {
+    int32_t low = -128, high = 127, q = 0;
+    bool fine = true;
+    switch (activation) {
+        case ACTIVATION_NONE:
+            break;
+        case ACTIVATION_RELU:
+            fine = quantised(out, 0.0f, &q);
+            low = clamped(q, -128, INT32_MAX);
+            break;
+        case ACTIVATION_RELU6:
+            fine = quantised(out, 0.0f, &q);
+            low = clamped(q, -128, INT32_MAX);
+            fine = fine && quantised(out, 6.0f, &q);
+            high = clamped(q, INT32_MIN, 127);
+            break;
+        case ACTIVATION_RELU_N1_TO_1:
+            fine = quantised(out, -1.0f, &q);
+            low = clamped(q, -128, INT32_MAX);
+            fine = fine && quantised(out, 1.0f, &q);
+            high = clamped(q, INT32_MIN, 127);
+            break;
+        default:
+            return DN_REFUSE(m, op, DN_UNSUPPORTED, "fused activation %d", activation);
+    }
+    if (!fine || low > high)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "its activation leaves no value with scale %g and zero point %d",
+                         (double)out->scale, out->zero_point);
+    *min = low + DN_FROM_INT8;
+    *max = high + DN_FROM_INT8;
+    return true;
+}
+
+bool dn_channel_scales(dn_model *m, int op, const dn_tensor *in, const dn_tensor *weights, int axis,
+                       const dn_tensor *out, int32_t channels, double **scale) {
+    uint32_t count = weights->scales.count;
+    if (weights->type != DN_INT8 || weights->data == NULL)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "weights of type %d%s; constant int8 is supported", (int)weights->type,
+                         weights->data == NULL ? ", computed" : "");
+    if (count != 1 && (count != (uint32_t)channels || weights->axis != axis))
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "weights have %u scales along dimension %d, expected 1, or %d along %d",
+                         count, weights->axis, channels, axis);
+    for (uint32_t i = 0; i < weights->zero_points.count; i++)
+        if (dn_fb_i64_in(&m->fb, weights->zero_points, i) != 0)
+            return DN_REFUSE(m, op, DN_UNSUPPORTED, "weights with zero points other than 0");
+    *scale = malloc((size_t)channels * sizeof **scale);
+    if (*scale == NULL) return DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d scales", channels);
+    for (int32_t c = 0; c < channels; c++) {
+        double w = (double)dn_fb_f32_in(&m->fb, weights->scales, count == 1 ? 0 : (uint32_t)c);
+        (*scale)[c] = (double)in->scale * w / (double)out->scale;
+    }
+    return true;
+}
+
+static bool read_bias(dn_model *m, int op, const dn_tensor *bias, int32_t channels, int32_t *value) {
+    if (bias == NULL) return true;
+    if (bias->type != DN_INT32 || bias->data == NULL || bias->count != (size_t)channels)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "bias of type %d with %zu values, expected %d int32 constants",
+                         (int)bias->type, bias->count, channels);
+    memcpy(value, bias->data, (size_t)channels * sizeof *value);
+    return true;
+}
+
+bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
+                     const dn_tensor *out, const double *scale, const int32_t *weights_sum, const int64_t *weights_abs,
+                     dn_requant *r, bool *fits) {
+    size_t room = ((size_t)channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
+    int32_t *v = dn_pool(m, 7 * room * sizeof *v);
+    if (v == NULL) return false;
+    int32_t *biases = v, *multiplier = v + room, *shift = v + 2 * room, *left = v + 3 * room, *right = v + 4 * room;
+    int32_t *half = v + 5 * room, *away = v + 6 * room;
+    if (!read_bias(m, op, bias, channels, biases)) return false;
+    *fits = true;
+    for (int32_t c = 0; c < channels; c++) {
+        if (!dn_quantise_multiplier(scale[c], &multiplier[c], &shift[c]))
+            return DN_REFUSE(m, op, DN_UNSUPPORTED, "channel %d is scaled by %g", c, scale[c]);
+        int64_t magnitude = weights_abs[c] * 255 + llabs((long long)biases[c]);
+        left[c] = (shift[c] > 0 ? shift[c] : 0) + 1;
+        right[c] = shift[c] > 0 ? 0 : -shift[c];
+        half[c] = right[c] > 0 ? (int32_t)(1u << (right[c] - 1)) : 0;
+        away[c] = right[c] > 0 ? -1 : 0;
+        if (magnitude >= (1LL << 31) >> left[c]) *fits = false;
+        biases[c] = (int32_t)((uint32_t)biases[c] - (uint32_t)dn_arena_zero(in) * (uint32_t)weights_sum[c]);
+    }
+    *r = (dn_requant){.bias = biases, .multiplier = multiplier, .shift = shift, .left = left, .right = right,
+                      .half = half, .away = away, .zero_point = dn_arena_zero(out), .min = r->min, .max = r->max};
+    return true;
+}
+
+bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h, int32_t k_w, int32_t stride_h,
+              int32_t stride_w, int32_t dil_h, int32_t dil_w, dn_window *w) {
+    if (stride_h <= 0 || stride_w <= 0 || dil_h <= 0 || dil_w <= 0 || k_h <= 0 || k_w <= 0 || stride_h > 65535 ||
+        stride_w > 65535 || dil_h > 65535 || dil_w > 65535 || k_h > 65535 || k_w > 65535)
+        return DN_REFUSE(m, op, DN_MALFORMED, "window %d×%d, strides %d, %d, dilations %d, %d", k_h, k_w, stride_h,
+                         stride_w, dil_h, dil_w);
+    int64_t span[2] = {(int64_t)(k_h - 1) * dil_h + 1, (int64_t)(k_w - 1) * dil_w + 1};
+    int64_t size[2] = {in->dim[1], in->dim[2]}, stride[2] = {stride_h, stride_w}, out[2], pad[2];
+    if (padding != PADDING_SAME && padding != PADDING_VALID)
+        return DN_REFUSE(m, op, DN_MALFORMED, "padding %d", padding);
+    for (int i = 0; i < 2; i++) {
+        out[i] = padding == PADDING_SAME ? (size[i] + stride[i] - 1) / stride[i]
+                                         : (size[i] - span[i] + stride[i]) / stride[i];
+        if (out[i] <= 0 || (padding == PADDING_VALID && size[i] < span[i]))
+            return DN_REFUSE(m, op, DN_MALFORMED, "a window of %lld does not fit %lld pixels", (long long)span[i],
+                             (long long)size[i]);
+        int64_t total = (out[i] - 1) * stride[i] + span[i] - size[i];
+        pad[i] = total > 0 ? total / 2 : 0;
+    }
+    *w = (dn_window){(int32_t)out[0], (int32_t)out[1], (int32_t)pad[0], (int32_t)pad[1]};
+    return true;
+}
+
+int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t n, int32_t k) {
+    size_t nr = (size_t)kernels->nr, kr = (size_t)kernels->kr;
+    size_t blocks = ((size_t)n + nr - 1) / nr, groups = ((size_t)k + kr - 1) / kr;
+    int8_t *packed = dn_pool(m, blocks * groups * nr * kr);
+    if (packed == NULL) return NULL;
+    for (size_t col = 0; col < (size_t)n; col++) {
+        int8_t *block = packed + col / nr * groups * nr * kr + col % nr * kr;
+        for (size_t i = 0; i < (size_t)k; i++) block[i / kr * nr * kr + i % kr] = w[col * (size_t)k + i];
+    }
+    return packed;
+}
