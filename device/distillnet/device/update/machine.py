@@ -6,7 +6,7 @@
 Each step is saved before its effect begins, so whoever starts next knows what was under way. `driver.py` runs it.
 """
 
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from distillnet.device.update.errors import UpdateError
 from distillnet.device.update.record import HISTORY, Installed, Outcome, Past, Record, Trigger, Update
@@ -121,15 +121,27 @@ def swap_back(record: Record, directive: str, reason: str, trigger: Trigger, now
     return record.model_copy(update={"slots": slots, "update": update, "history": history})
 
 
-def declined(record: Record, directive: str, application: str, reason: str, now: float) -> Record:
-    """Answer a directive that cannot be followed; nothing else changes."""
+def settled(
+    record: Record,
+    directive: str,
+    student: Installed,
+    result: Literal["rolled-back", "refused"],
+    reason: str,
+    now: float,
+) -> Record:
+    """Answer a directive that changes nothing: `student` runs, as it did before."""
     update = Update(
-        phase="refused", directive=directive, trigger="directive", application=application, result="refused",
-        reason=reason, started_ts=now,
-    )  # fmt: skip
-    past = Past(
-        directive=directive, application=application, version=0, digest="", result="refused", reason=reason, ts=now
+        phase=result,
+        directive=directive,
+        trigger="directive",
+        application=student.application,
+        version=student.version,
+        digest=student.digest,
+        result=result,
+        reason=reason,
+        started_ts=now,
     )
+    past = _past(student, directive, result, reason, False, now)
     return record.model_copy(update={"update": update, "history": [*record.history, past][-HISTORY:]})
 
 

@@ -3,7 +3,7 @@
 One record, written as one file: a commit turns the slots and ends the update in a single rename.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -20,7 +20,12 @@ class Installed(Strict):
 
     application: str
     version: int = Field(ge=0)
-    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    digest: str = Field(pattern=r"^(sha256:[0-9a-f]{64})?$")
+
+    @classmethod
+    def none(cls, application: str) -> Self:
+        """Stand for no student at all."""
+        return cls(application=application, version=0, digest="")
 
     @property
     def hex(self) -> str:

@@ -19,10 +19,11 @@ from distillnet.device.update import capabilities, machine
 from distillnet.device.update.driver import Driver
 from distillnet.device.update.effects import BoardEffects
 from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TransientError
+from distillnet.device.update.files import Files
 from distillnet.device.update.link import FleetLink
 from distillnet.device.update.machine import ENDS, ON_TRIAL
 from distillnet.device.update.orders import Orders
-from distillnet.device.update.record import Installed, Past, Record, Update
+from distillnet.device.update.record import Installed, Outcome, Past, Record, Update
 from distillnet.device.update.store import ModelStore
 from distillnet.proto.mqtt import InstalledModelPayload, ModelPayload, UpdatePhase
 from distillnet.proto.v1 import fleet_pb2
@@ -48,20 +49,20 @@ _PHASES: Final[dict[UpdatePhase, "fleet_pb2.UpdatePhase"]] = {
 }
 
 
-def open_store(config: DeviceConfig, *, lock_wait_s: float = 5.0) -> ModelStore:
+def open_store(config: DeviceConfig, *, files: Files | None = None, lock_wait_s: float = 5.0) -> ModelStore:
     """Open the board's model store; raises `StoreError` if another process has it."""
     directory = config.device.state_dir / STORE
-    return ModelStore(directory, quota_bytes=config.update.store_bytes, lock_wait_s=lock_wait_s)
+    return ModelStore(directory, quota_bytes=config.update.store_bytes, files=files, lock_wait_s=lock_wait_s)
 
 
-def startup_student(config: DeviceConfig) -> bytes | None:
+def startup_student(config: DeviceConfig, files: Files | None = None) -> bytes | None:
     """Return the student to start with, from the store; None if it holds none.
 
     The one on trial if there is one, unless the daemon has died of it `max_crashes` times: then that update is rolled
     back here. Otherwise the committed one, or the one before it where the committed one is damaged. Never raises
     because of what is in the store; a store that cannot be opened raises `StoreError`.
     """
-    with open_store(config) as store:
+    with open_store(config, files=files) as store:
         store.save(machine.started(store.record, config.update.max_crashes, time.time()))
         update, candidate = store.record.update, store.record.slots.candidate
         if update.phase in ON_TRIAL and candidate is not None:
@@ -90,14 +91,19 @@ class UpdateService:
         publish_model: Callable[[ModelPayload], None],
         *,
         source: random.Random | None = None,
+        files: Files | None = None,
     ) -> None:
-        """Update `slot`; `publish_model` is called from any thread and must not block. `source` jitters the timer."""
-        self._config, self._slot, self._publish = config, slot, publish_model
+        """Update `slot`; `publish_model` is called from any thread and must not block.
+
+        `source` jitters the timer; `files` is where every change to the disk goes through.
+        """
+        self._config, self._slot, self._publish, self._files = config, slot, publish_model, files
         self._random = source or random.Random()
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[fleet_pb2.Directive | str] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: list[fleet_pb2.Directive] = []  # received and not yet taken up; what interrupts an update
+        self._aborting: set[str] = set()  # rollbacks that an update under way has already given way to
         self._record = Record()
         self._session = uuid.uuid4().hex
         self._progress_at = 0.0
@@ -138,7 +144,7 @@ class UpdateService:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with open_store(self._config) as store:
+                with open_store(self._config, files=self._files) as store:
                     self._work(store)
             except StoreError as exc:
                 log.error("%s; trying again in %d s", exc, _RETRY_STORE_S)
@@ -202,7 +208,7 @@ class UpdateService:
             self._waiting = [waiting for waiting in self._waiting if waiting is not directive]
         past = store.record.answered(directive.id)
         if past is not None:
-            self._send(_report_of(past))
+            self._send(_report_of(past, store.record))
             return
         kind = directive.WhichOneof("action")
         if kind == "update":
@@ -238,16 +244,22 @@ class UpdateService:
 
     def _take_rollback(self, name: str, wanted: fleet_pb2.Rollback, effects: BoardEffects, store: ModelStore) -> None:
         reason = wanted.reason or "asked for by the fleet"
-        previous, now = store.record.slots.previous, time.time()
+        current, previous, now = store.record.slots.current, store.record.slots.previous, time.time()
+        running = current or _installed(self._slot) or Installed.none(self._config.model.application)
+        aborted = name in self._aborting
+        self._aborting.discard(name)
         try:
             if wanted.application and wanted.application != self._config.model.application:
                 raise RefusedError(f"this board does not run {wanted.application!r}")
-            if previous is None:
+            if aborted or (wanted.version and running.version != wanted.version):
+                store.save(machine.settled(store.record, name, running, "rolled-back", reason, now))
+            elif previous is None:
                 raise RefusedError("there is no previous student to go back to")
-            effects.return_to(previous)
-            store.save(machine.swap_back(store.record, name, reason, "directive", now))
+            else:
+                effects.return_to(previous)
+                store.save(machine.swap_back(store.record, name, reason, "directive", now))
         except RefusedError as exc:
-            store.save(machine.declined(store.record, name, self._config.model.application, str(exc), now))
+            store.save(machine.settled(store.record, name, running, "refused", str(exc), now))
         self._report(store.record)
 
     def _check(self, driver: Driver, effects: BoardEffects, store: ModelStore) -> None:
@@ -311,8 +323,12 @@ class UpdateService:
         for directive in waiting:
             if directive.id == update.directive or directive.WhichOneof("action") is None:
                 continue
-            if directive.HasField("rollback") and directive.rollback.application in ("", update.application):
-                return f"a rollback was asked for: {directive.rollback.reason or 'no reason given'}"
+            back = directive.rollback
+            if directive.HasField("rollback") and back.application in ("", update.application):
+                if back.version not in (0, update.version):
+                    continue
+                self._aborting.add(directive.id)
+                return f"a rollback was asked for: {back.reason or 'no reason given'}"
             newer = directive.update
             if (
                 newer.application == update.application
@@ -335,7 +351,7 @@ class UpdateService:
     def _report(self, record: Record) -> None:
         self._show(record)
         if record.update.phase != "idle":
-            self._send(_report(record.update, 1.0 if record.update.phase in ENDS else 0.0))
+            self._send(_report(record, 1.0 if record.update.phase in ENDS else 0.0))
 
     def _progressed(self, share: float) -> None:
         now = time.monotonic()
@@ -343,7 +359,7 @@ class UpdateService:
             return
         self._progress_at = now
         self._publish(_payload(self._record, self._slot, share))
-        self._send(_report(self._record.update, share))
+        self._send(_report(self._record, share))
 
     def _send(self, report: fleet_pb2.UpdateReport) -> None:
         self._link.send(fleet_pb2.DeviceMessage(report=report))
@@ -367,30 +383,38 @@ def _payload(record: Record, slot: ModelSlot, progress: float) -> ModelPayload:
     )
 
 
-def _report(update: Update, progress: float) -> fleet_pb2.UpdateReport:
+def _report(record: Record, progress: float) -> fleet_pb2.UpdateReport:
+    """Say where the update stands. After a rollback `version` and `digest` are what runs, not what failed."""
+    update = record.update
+    what = _told(record, update.result, update)
     return fleet_pb2.UpdateReport(
         directive_id=update.directive,
         phase=_PHASES[update.phase],
         application=update.application,
-        version=update.version,
-        digest=update.digest,
+        version=what.version,
+        digest=what.digest,
         progress=progress,
         reason=update.reason,
         durations_ms=update.durations_ms,
     )
 
 
-def _report_of(past: Past) -> fleet_pb2.UpdateReport:
+def _report_of(past: Past, record: Record) -> fleet_pb2.UpdateReport:
     phase: UpdatePhase = past.result if past.result != "none" else "idle"
+    what = _told(record, past.result, past)
     return fleet_pb2.UpdateReport(
         directive_id=past.directive,
         phase=_PHASES[phase],
         application=past.application,
-        version=past.version,
-        digest=past.digest,
+        version=what.version,
+        digest=what.digest,
         progress=1.0,
         reason=past.reason,
     )
+
+
+def _told(record: Record, result: Outcome, about: Update | Past) -> Update | Past | Installed:
+    return (record.slots.current or about) if result == "rolled-back" else about
 
 
 def _installed(slot: ModelSlot) -> Installed | None:
