@@ -1,0 +1,159 @@
+/* Sound in, rows of log-mel features out: see frontend.h. */
+#include "frontend.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend_parts.h"
+
+#define LOUDEST 1024.0f
+
+struct dn_frontend {
+    dn_frontend_spec spec;
+    dn_resampler resampler;
+    dn_rows_plan plan;
+    dn_rows_kernel analyse;
+    float *clean;     /* (DN_RESAMPLE_CHUNK): samples made finite */
+    float *resampled; /* (capacity of one chunk) */
+    float *pending;   /* (eight + that): samples of windows not yet analysed */
+    size_t held;      /* samples in `pending` */
+    size_t skip;      /* samples to let go before the next window */
+    size_t eight;     /* samples that hold DN_LANES windows */
+};
+
+static dn_frontend *fail(dn_frontend *ears, dn_error *error, dn_status status, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    error->status = status;
+    vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    dn_frontend_free(ears);
+    return NULL;
+}
+
+static const char *out_of_range(const dn_frontend_spec *s) {
+    if (s->input_rate_hz < 1000 || s->input_rate_hz > 768000) return "input_rate_hz must be 1000–768000";
+    if (s->sample_rate_hz < 1000 || s->sample_rate_hz > 192000) return "sample_rate_hz must be 1000–192000";
+    if (s->fft_samples < 16 || s->fft_samples > 8192 || (s->fft_samples & (s->fft_samples - 1)) != 0)
+        return "fft_samples must be a power of two, 16–8192";
+    if (s->window_samples < 2 || s->window_samples > s->fft_samples) return "window_samples must be 2–fft_samples";
+    if (s->hop_samples < 1 || s->hop_samples > 8192) return "hop_samples must be 1–8192";
+    if (s->mel_bands < 1 || s->mel_bands > 256) return "mel_bands must be 1–256";
+    if (!(s->low_hz >= 0.0f) || !(s->high_hz > s->low_hz) || !(s->high_hz <= s->sample_rate_hz * 0.5f))
+        return "0 <= low_hz < high_hz <= sample_rate_hz / 2 must hold";
+    if (!(s->log_offset >= 1e-30f) || !isfinite(s->log_offset)) return "log_offset must be at least 1e-30";
+    if (!(s->scale > 0.0f) || !isfinite(s->scale) || !isfinite(s->mean)) return "mean must be finite, scale positive";
+    return NULL;
+}
+
+dn_frontend *dn_frontend_create(const dn_frontend_spec *spec, dn_error *error) {
+    const char *wrong = out_of_range(spec);
+    if (wrong != NULL)
+        return fail(NULL, error, DN_BAD_CALL, "front-end: %s", wrong);
+    dn_frontend *ears = calloc(1, sizeof *ears);
+    if (ears == NULL)
+        return fail(NULL, error, DN_NO_MEMORY, "front-end: no memory");
+    ears->spec = *spec;
+    dn_dot_kernel dot = dn_dot__base;
+    ears->analyse = dn_rows__base;
+#ifdef DN_HAVE_AVX2
+    if (__builtin_cpu_supports("avx2")) {
+        dot = dn_dot__avx2;
+        ears->analyse = dn_rows__avx2;
+    }
+#endif
+    int status = dn_resampler_create(&ears->resampler, spec->input_rate_hz, spec->sample_rate_hz, dot);
+    if (status == -2)
+        return fail(ears, error, DN_UNSUPPORTED, "front-end: %u Hz to %u Hz needs too large a filter; use a common rate",
+                    spec->input_rate_hz, spec->sample_rate_hz);
+    size_t chunk = dn_resampler_capacity(&ears->resampler, DN_RESAMPLE_CHUNK);
+    ears->eight = (size_t)DN_LANES * spec->hop_samples + spec->window_samples;
+    ears->clean = calloc(DN_RESAMPLE_CHUNK, sizeof(float));
+    ears->resampled = calloc(chunk, sizeof(float));
+    ears->pending = calloc(ears->eight + chunk, sizeof(float));
+    if (status != 0 || dn_rows_plan_create(&ears->plan, spec) != 0 || !ears->clean || !ears->resampled || !ears->pending)
+        return fail(ears, error, DN_NO_MEMORY, "front-end: no memory");
+    error->status = DN_OK;
+    return ears;
+}
+
+void dn_frontend_free(dn_frontend *ears) {
+    if (ears == NULL)
+        return;
+    dn_resampler_free(&ears->resampler);
+    dn_rows_plan_free(&ears->plan);
+    free(ears->clean);
+    free(ears->resampled);
+    free(ears->pending);
+    free(ears);
+}
+
+void dn_frontend_reset(dn_frontend *ears) {
+    dn_resampler_reset(&ears->resampler);
+    ears->held = 0;
+    ears->skip = 0;
+}
+
+size_t dn_frontend_capacity(const dn_frontend *ears, size_t count) {
+    size_t chunks = count / DN_RESAMPLE_CHUNK + 1;
+    size_t samples = dn_resampler_capacity(&ears->resampler, count) + 2 * chunks;
+    return (ears->held + samples) / ears->spec.hop_samples + 1;
+}
+
+/* Analyse every window that is complete, eight at a time where there are so many; returns the rows written. */
+static size_t complete(dn_frontend *ears, float *rows) {
+    size_t window = ears->spec.window_samples, hop = ears->spec.hop_samples, at = 0, written = 0;
+    for (;;) {
+        size_t skipped = ears->skip < ears->held - at ? ears->skip : ears->held - at;
+        at += skipped;
+        ears->skip -= skipped;
+        if (ears->skip > 0 || ears->held - at < window)
+            break;
+        size_t ready = (ears->held - at - window) / hop + 1;
+        ready = ready < DN_LANES ? ready : DN_LANES;
+        ears->analyse(&ears->plan, ears->pending + at, (uint32_t)ready, rows + written * ears->spec.mel_bands);
+        written += ready;
+        at += (ready - 1) * hop;
+        ears->skip = hop;
+    }
+    memmove(ears->pending, ears->pending + at, (ears->held - at) * sizeof(float));
+    ears->held -= at;
+    return written;
+}
+
+size_t dn_frontend_push(dn_frontend *ears, const float *samples, size_t count, float *rows, size_t capacity) {
+    if (capacity < dn_frontend_capacity(ears, count))
+        return SIZE_MAX;
+    size_t written = 0;
+    while (count > 0) {
+        size_t taken = count < DN_RESAMPLE_CHUNK ? count : DN_RESAMPLE_CHUNK;
+        for (size_t i = 0; i < taken; i++) {
+            float x = samples[i];
+            x = x == x ? x : 0.0f;
+            x = x > LOUDEST ? (x > 3e38f ? 0.0f : LOUDEST) : x;
+            ears->clean[i] = x < -LOUDEST ? (x < -3e38f ? 0.0f : -LOUDEST) : x;
+        }
+        size_t resampled = dn_resampler_push(&ears->resampler, ears->clean, taken, ears->resampled);
+        samples += taken;
+        count -= taken;
+        memcpy(ears->pending + ears->held, ears->resampled, resampled * sizeof(float));
+        ears->held += resampled;
+        if (count == 0 || ears->held >= ears->eight)
+            written += complete(ears, rows + written * ears->spec.mel_bands);
+    }
+    return written;
+}
+
+void dn_frontend_quantise(const float *x, size_t count, float scale, int32_t zero_point, int8_t *q) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to even, on every machine alike */
+    float by = 1.0f / scale, low = (float)(-128 - zero_point), high = (float)(127 - zero_point);
+    for (size_t i = 0; i < count; i++) {
+        float y = x[i] * by;
+        y = y > low ? y : low;
+        y = y < high ? y : high;
+        q[i] = (int8_t)((int32_t)((y + magic) - magic) + zero_point);
+    }
+}
