@@ -15,3 +15,32 @@ class Model:
 
 def version() -> str: ...
 def kernel_names() -> list[str]: ...
+
+class Frontend:
+    """Streaming log-mel features, see frontend.h. One thread at a time."""
+
+    def __new__(
+        cls,
+        *,
+        input_rate_hz: int,
+        sample_rate_hz: int,
+        window_samples: int,
+        hop_samples: int,
+        fft_samples: int,
+        mel_bands: int,
+        low_hz: float,
+        high_hz: float,
+        log_offset: float,
+        mean: float,
+        scale: float,
+    ) -> Frontend:
+        """Raise ValueError for a field out of range or rates whose ratio needs too large a filter."""
+
+    def features(self, samples: Any) -> bytes:
+        """Push float32 (n,); returns the rows completed, float32 (rows, mel_bands)."""
+
+    def quantised(self, samples: Any, scale: float, zero_point: int, /) -> bytes:
+        """Push float32 (n,); returns the rows completed, int8 (rows, mel_bands)."""
+
+    def reset(self) -> None:
+        """Forget the past."""

@@ -56,6 +56,19 @@ class AudioInput(Strict):
     frames: int = Field(default=96, ge=1, le=4096, description="hops in one window")
     stride_frames: int = Field(default=48, ge=1, le=4096, description="hops between two decisions")
 
+    @model_validator(mode="after")
+    def _front_end_can_be_built(self) -> "AudioInput":
+        if self.fft_samples & (self.fft_samples - 1) != 0:
+            raise ValueError(f"fft_samples must be a power of two; got {self.fft_samples}")
+        if self.window_samples > self.fft_samples:
+            raise ValueError(f"window_samples ({self.window_samples}) is larger than fft_samples ({self.fft_samples})")
+        if not self.low_hz < self.high_hz <= self.sample_rate_hz / 2:
+            raise ValueError(
+                f"low_hz < high_hz <= sample_rate_hz / 2 must hold; "
+                f"got {self.low_hz}, {self.high_hz} at {self.sample_rate_hz} Hz"
+            )
+        return self
+
 
 class Metric(Strict):
     """One measured figure: never without its data set, split and n."""
