@@ -1,0 +1,227 @@
+"""A board takes what its fleet directs, says so truthfully, and keeps running whatever happens."""
+
+import time
+
+import pytest
+import tiny
+from board import until
+
+from distillnet.proto.v1 import fleet_pb2
+
+pytestmark = pytest.mark.integration
+
+COMMITTED = fleet_pb2.UPDATE_PHASE_COMMITTED
+REFUSED = fleet_pb2.UPDATE_PHASE_REFUSED
+ROLLED_BACK = fleet_pb2.UPDATE_PHASE_ROLLED_BACK
+
+
+def test_directive_is_taken_to_a_commit_reported_by_digest(cloud, board):
+    report = board.take(2)
+    assert report.phase == COMMITTED and report.version == 2
+    assert board.running_version == 2
+    assert report.digest == board.slot.current().digest
+    phases = [payload.phase for payload in board.payloads if payload.installed and payload.installed.version == 1]
+    expected = ["fetching", "verifying", "self-test", "switched", "probation"]
+    assert [phase for phase in phases if phase in expected][-5:] == expected
+    assert set(report.durations_ms) == set(expected)
+
+
+def test_directive_reaches_the_board_within_a_second(cloud, board):
+    directive = cloud.publish(2, tiny.numbered(2))
+    started = time.monotonic()
+    cloud.send(board.name, directive)
+    until(lambda: directive.id in cloud.served.acks, 1.0)
+    assert time.monotonic() - started < 1.0
+
+
+def test_replayed_directive_is_answered_from_memory_and_not_run_again(cloud, board):
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.send(board.name, directive)
+    cloud.wait_outcome(directive)
+    board.take(3)
+    fetches = cloud.served.fetches
+    cloud.served.reports.clear()
+    cloud.send(board.name, directive)
+    assert cloud.wait_outcome(directive).phase == COMMITTED
+    assert board.running_version == 3
+    assert cloud.served.fetches == fetches
+
+
+def test_downgrade_is_refused_unless_its_signature_allows_it(cloud, board):
+    board.take(3)
+    report = board.take(2)
+    assert report.phase == REFUSED and "not newer" in report.reason
+    assert board.running_version == 3
+    assert board.take(2, downgrade=True).phase == COMMITTED
+    assert board.running_version == 2
+
+
+def test_rollback_directive_goes_back_and_says_what_runs(cloud, board):
+    board.take(2)
+    rollback = cloud.rollback()
+    cloud.send(board.name, rollback)
+    report = cloud.wait_outcome(rollback)
+    assert report.phase == ROLLED_BACK and report.version == 1
+    assert board.running_version == 1
+
+
+def test_rollback_away_from_a_version_that_does_not_run_changes_nothing(cloud, board):
+    board.take(2)
+    rollback = cloud.rollback(version=7)
+    cloud.send(board.name, rollback)
+    assert cloud.wait_outcome(rollback).version == 2
+    assert board.running_version == 2
+
+
+def test_rollback_directive_ends_a_probation_at_once(cloud, make_board):
+    board = make_board(probation_s=600).enroll()
+    board.update["probation_s"] = 0
+    board.start()
+    board.take(1)
+    board.stop()
+    board.update["probation_s"] = 600
+    board.start()
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.send(board.name, directive)
+    until(lambda: board.running_version == 2)
+    rollback = cloud.rollback(version=2)
+    cloud.send(board.name, rollback)
+    assert cloud.wait_outcome(directive).phase == ROLLED_BACK
+    report = cloud.wait_outcome(rollback)
+    assert report.phase == ROLLED_BACK and report.version == 1
+    assert board.running_version == 1
+
+
+def test_rollback_without_a_previous_student_is_refused(cloud, board):
+    rollback = cloud.rollback()
+    cloud.send(board.name, rollback)
+    report = cloud.wait_outcome(rollback)
+    assert report.phase == REFUSED and "no previous" in report.reason
+    assert board.running_version == 1
+
+
+def test_student_for_another_board_application_or_runtime_is_refused(cloud, board):
+    assert "is meant for rpi4" in board.take(2, boards=["rpi4"]).reason
+    assert "needs distillnet 99.0" in board.take(3, minimum_runtime="99.0").reason
+    other = tiny.student(4, application="birds")
+    directive = cloud.publish(4, other, "birds")
+    cloud.send(board.name, directive)
+    assert "is for application 'birds'" in cloud.wait_outcome(directive).reason
+    assert board.running_version == 1
+
+
+def test_card_that_contradicts_its_signature_is_refused(cloud, board):
+    assert "its card says version 9" in board.take(2, tiny.student(9)).reason
+    assert "its card says application 'birds'" in board.take(3, tiny.student(3, application="birds")).reason
+
+
+def test_wrong_golden_vectors_are_refused(cloud, board):
+    report = board.take(2, tiny.student(2, golden_shift=1))
+    assert report.phase == REFUSED and "golden vector 0" in report.reason
+    assert board.running_version == 1
+
+
+def test_refused_student_leaves_nothing_behind(cloud, board):
+    before = sorted(path.name for path in (board.state_dir / "store/students").iterdir())
+    board.take(2, tiny.student(2, golden_shift=1))
+    assert sorted(path.name for path in (board.state_dir / "store/students").iterdir()) == before
+    assert not list((board.state_dir / "store/partial").iterdir())
+
+
+def test_update_goes_on_after_a_restart_in_probation(cloud, make_board):
+    board = make_board().enroll().start()
+    board.take(1)
+    board.stop()
+    board.update["probation_s"] = 600
+    board.start()
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.send(board.name, directive)
+    until(lambda: board.service.record.update.phase == "probation")
+    board.stop()
+    board.update["probation_s"] = 0.1
+    board.start()
+    assert board.running_version == 2
+    assert cloud.wait_outcome(directive).phase == COMMITTED
+
+
+def test_timer_takes_a_newer_student_but_not_one_held_back_or_rejected(cloud, make_board):
+    board = make_board().enroll().start()
+    board.take(1)
+    cloud.publish(2, tiny.numbered(2), hold=True)
+    board.service.check_now()
+    bad = cloud.publish(3, tiny.student(3, golden_shift=1))
+    board.service.check_now()
+    until(lambda: any(p.digest == bad.update.digest for p in board.service.record.history))
+    tried = len(board.service.record.history)
+    board.service.check_now()
+    cloud.publish(4, tiny.numbered(4))
+    board.service.check_now()
+    until(lambda: board.running_version == 4)
+    assert len(board.service.record.history) == tried + 1
+
+
+def test_stop_takes_less_than_a_second_in_every_phase(cloud, make_board):
+    board = make_board(probation_s=600).enroll().start()
+    cloud.chunk_bytes = 64
+
+    def crawl(request, chunks):
+        for chunk in chunks:
+            time.sleep(0.05 if request.path.startswith("targets/") else 0)
+            yield chunk
+
+    cloud.fetch_hook = crawl
+    cloud.send(board.name, cloud.publish(1, tiny.numbered(1)))
+    until(
+        lambda: board.service.record.update.phase == "fetching" and list((board.state_dir / "store/partial").iterdir())
+    )
+    started = time.monotonic()
+    board.stop()
+    assert time.monotonic() - started < 1.0
+
+
+def test_server_that_is_busy_is_left_alone_as_long_as_it_asks(cloud, make_board):
+    cloud.retry_after = 0.7
+    board = make_board().enroll().start()
+    until(lambda: len(cloud.served.hellos) >= 3)
+    gaps = [b[0] - a[0] for a, b in zip(cloud.served.hellos, cloud.served.hellos[1:], strict=False)]
+    assert all(gap >= 0.69 for gap in gaps), gaps
+    board.stop()
+
+
+def test_board_that_lost_its_stream_comes_back_and_hears_what_it_missed(cloud, board):
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.drop_stream(board.name)
+    cloud.open_directives[board.name] = directive
+    assert cloud.wait_outcome(directive).phase == COMMITTED
+
+
+def test_heartbeats_come_as_often_as_the_cloud_asks(cloud, make_board):
+    cloud.heartbeat_s = 0.2
+    board = make_board().enroll().start()
+    before = cloud.served.heartbeats
+    until(lambda: cloud.served.heartbeats >= before + 4, 3.0)
+    board.stop()
+
+
+def test_board_enrolled_while_its_daemon_runs_connects(cloud, make_board):
+    board = make_board(server=cloud.address)
+    board.start(wait=False)
+    board.enroll()
+    cloud.wait_connected(board.name)
+
+
+def test_newer_directive_supersedes_a_download_under_way(cloud, board):
+    slow = cloud.publish(2, tiny.numbered(2, filler=200_000))
+
+    def crawl(request, chunks):
+        for chunk in chunks:
+            time.sleep(0.3 if "/2/" in request.path else 0)
+            yield chunk
+
+    cloud.fetch_hook = crawl
+    cloud.send(board.name, slow)
+    until(lambda: board.service.record.update.phase == "fetching")
+    fast = cloud.publish(3, tiny.numbered(3))
+    cloud.send(board.name, fast)
+    assert "superseded by version 3" in cloud.wait_outcome(slow).reason
+    assert cloud.wait_outcome(fast).phase == COMMITTED
