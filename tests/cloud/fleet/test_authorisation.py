@@ -54,6 +54,19 @@ CALLS = {
         lambda c: _admin(c).RollbackDevices(admin_pb2.RollbackDevicesRequest(application="none"), timeout=9),
         Code.NOT_FOUND,
     ),
+    "Admin/TagDevices": (
+        lambda c: _admin(c).TagDevices(admin_pb2.TagDevicesRequest(devices=["nobody"], add=["x"]), timeout=9),
+        Code.NOT_FOUND,
+    ),
+    "Admin/StartRollout": (
+        lambda c: _admin(c).StartRollout(admin_pb2.StartRolloutRequest(application="none"), timeout=9),
+        Code.NOT_FOUND,
+    ),
+    "Admin/ListRollouts": (lambda c: _admin(c).ListRollouts(admin_pb2.ListRolloutsRequest(), timeout=9), None),
+    "Admin/SteerRollout": (
+        lambda c: _admin(c).SteerRollout(admin_pb2.SteerRolloutRequest(id=99, action="ACTION_PAUSE"), timeout=9),
+        Code.NOT_FOUND,
+    ),
     "Admin/GrantAccess": (
         lambda c: _admin(c).GrantAccess(admin_pb2.GrantAccessRequest(name="x", role="viewer"), timeout=9),
         Code.INVALID_ARGUMENT,
@@ -164,6 +177,16 @@ def test_a_token_works_once(server, board):
     assert "once-2" not in server.devices()
 
 
+def test_a_board_that_lost_the_answer_may_ask_again_with_the_same_key(server):
+    request = enrollment_pb2.EnrollRequest(
+        token=server.token(), csr_pem=request_for(ec.generate_private_key(ec.SECP256R1()))
+    )
+    with grpc.secure_channel(server.enroll_address, grpc.ssl_channel_credentials(server.access.ca_pem)) as channel:
+        stub = enrollment_pb2_grpc.EnrollmentStub(channel)
+        first, second = (stub.Enroll(request, timeout=9) for _ in range(2))
+    assert first.device == second.device and first.certificate_pem != second.certificate_pem
+
+
 def test_a_token_for_one_device_is_not_spent_by_another(server, board):
     token = server.token(device="right-1")
     with pytest.raises(grpc.RpcError, match="right-1"):
@@ -219,9 +242,8 @@ def test_an_address_that_keeps_failing_has_to_wait(serve, tmp_path):
     running = serve("--config", str(config))
     with grpc.secure_channel(running.enroll_address, grpc.ssl_channel_credentials(running.access.ca_pem)) as channel:
         stub = enrollment_pb2_grpc.EnrollmentStub(channel)
-        codes = []
-        for _ in range(4):
-            codes.append(_outcome(lambda _: stub.Enroll(enrollment_pb2.EnrollRequest(token="x"), timeout=9), channel))
+        request = enrollment_pb2.EnrollRequest(token="x", csr_pem=request_for(ec.generate_private_key(ec.SECP256R1())))
+        codes = [_outcome(lambda _: stub.Enroll(request, timeout=9), channel) for _ in range(4)]
     assert codes == [Code.UNAUTHENTICATED] * 3 + [Code.RESOURCE_EXHAUSTED]
 
 

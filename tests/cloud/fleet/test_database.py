@@ -8,6 +8,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
 from distillnet.cloud.fleet import devices, schema
+from distillnet.cloud.fleet.access import Spent
 from distillnet.cloud.fleet.database import Assignment, Base, Database, Device, Report
 from distillnet.cloud.fleet.errors import FleetError
 from distillnet.proto.v1 import fleet_pb2
@@ -22,7 +23,7 @@ def database(tmp_path):
 
 
 def enrolled(database: Database, name: str) -> None:
-    database.write_now(lambda session: devices.enrol(session, name, "", ["pets"], 1.0))
+    database.write_now(lambda session: devices.enrol(session, Spent(name, ["pets"], False), 1.0))
 
 
 def test_migrations_make_exactly_the_tables_of_the_models(database):
@@ -63,7 +64,7 @@ def test_an_unusable_database_is_one_clear_error(tmp_path):
 
 def test_a_failed_write_leaves_nothing(database):
     def fail(session):
-        devices.enrol(session, "ghost", "", [], 1.0)
+        devices.enrol(session, Spent("ghost", [], False), 1.0)
         session.flush()
         raise RuntimeError
 
@@ -106,7 +107,7 @@ def test_progress_changes_the_last_report_and_old_ones_are_forgotten_but_the_las
 
 
 def test_a_device_cannot_fill_the_database_with_applications(database):
-    database.write_now(lambda session: devices.enrol(session, "greedy", "", [], 1.0))
+    database.write_now(lambda session: devices.enrol(session, Spent("greedy", [], False), 1.0))
     hello = fleet_pb2.Hello(applications=[f"app-{n}" for n in range(1000)])
     database.write_now(lambda session: devices.hello(session, "greedy", hello, "here", 2.0))
     count = select(func.count()).select_from(Assignment)

@@ -1,5 +1,8 @@
 """Who may enter: one-time tokens, issued certificates, revocation. Plain functions of a database session."""
 
+import secrets
+from dataclasses import dataclass
+
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -39,8 +42,19 @@ def add_token(
     return expires_ts
 
 
-def use_token(session: Session, text: str, ca_sha256: bytes, device: str, now: float) -> Token:
-    """Spend a token for `device`; it opens nothing a second time.
+@dataclass(frozen=True)
+class Spent:
+    """A token's worth: the device it has enrolled, and whether that name may be in use already."""
+
+    device: str
+    applications: list[str]
+    replaces: bool
+
+
+def use_token(session: Session, text: str, ca_sha256: bytes, device: str, key_hash: str, now: float) -> Spent:
+    """Spend a token for `device` ("" = let us choose); it opens nothing a second time.
+
+    Only to the very key it was spent for it answers again: a board may lose power between our answer and its disk.
 
     Raises:
         RefusedError: malformed, of another fleet, unknown, expired, spent, or for another device.
@@ -55,18 +69,21 @@ def use_token(session: Session, text: str, ca_sha256: bytes, device: str, now: f
     found = session.get(Token, token.secret_hash, with_for_update=True)
     if found is None:
         raise RefusedError(
-            Code.UNAUTHENTICATED, "the enrolment token is unknown: make one with `distillnet token create`"
+            Code.UNAUTHENTICATED, "the enrolment token is unknown: make one with distillnet token create"
         )
-    if found.used_ts is not None:
+    again = found.used_ts is not None
+    if again and (found.used_key != key_hash or device not in ("", found.used_by)):
         raise RefusedError(Code.UNAUTHENTICATED, "the enrolment token has been used: it works once")
     if found.expires_ts <= now:
         raise RefusedError(Code.UNAUTHENTICATED, "the enrolment token has expired: make a new one")
-    if found.device and found.device != device:
+    if found.device and device not in ("", found.device):
         raise RefusedError(
             Code.PERMISSION_DENIED, f"the enrolment token is for device {found.device!r}, not {device!r}"
         )
-    found.used_ts, found.used_by = now, device
-    return found
+    if not again:
+        found.used_by = device or found.device or f"device-{secrets.token_hex(5)}"
+        found.used_ts, found.used_key = now, key_hash
+    return Spent(found.used_by, list(found.applications), again or bool(found.device))
 
 
 def add_certificate(session: Session, identity: Identity, issued: Issued) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distillnet.cloud.fleet import access, devices, inventory, models
+from distillnet.cloud.fleet import access, devices, inventory, models, rollouts
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
@@ -128,6 +128,40 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._with.hub.wake()
         log.warning("%s rolls back %s on %d devices", caller().name, request.application, len(told))
         return admin_pb2.RollbackDevicesResponse(devices_told=len(told))
+
+    async def TagDevices(self, request: admin_pb2.TagDevicesRequest, context: Any) -> admin_pb2.TagDevicesResponse:
+        """Put tags on devices and take others off."""
+        names, add, remove = list(request.devices), list(request.add), list(request.remove)
+        await self._with.database.write(lambda session: devices.tag(session, names, add, remove))
+        return admin_pb2.TagDevicesResponse(devices=len(set(names)))
+
+    async def StartRollout(self, request: admin_pb2.StartRolloutRequest, context: Any) -> admin_pb2.Rollout:
+        """Begin to bring a version to many devices; `conductor` does the rest."""
+        by, now = caller().name, self._with.clock()
+        started = await self._with.database.write(
+            lambda session: rollouts.message(session, rollouts.start(session, request, by, now))
+        )
+        log.warning("%s started rollout %d of %s version %d", by, started.id, started.application, started.version)
+        return started
+
+    async def ListRollouts(
+        self, request: admin_pb2.ListRolloutsRequest, context: Any
+    ) -> admin_pb2.ListRolloutsResponse:
+        """Rollouts and how far they are, newest first."""
+        rows = await self._with.database.read(
+            lambda session: [rollouts.message(session, row) for row in rollouts.describe(session, request.id)]
+        )
+        return admin_pb2.ListRolloutsResponse(rollouts=rows)
+
+    async def SteerRollout(self, request: admin_pb2.SteerRolloutRequest, context: Any) -> admin_pb2.Rollout:
+        """Pause, resume, abort, take back."""
+        by, now = caller().name, self._with.clock()
+        steered = await self._with.database.write(
+            lambda session: rollouts.message(session, rollouts.steer(session, request, by, now))
+        )
+        self._with.hub.wake()
+        log.warning("%s: rollout %d is now %s: %s", by, steered.id, steered.state, steered.reason)
+        return steered
 
     async def GrantAccess(self, request: admin_pb2.GrantAccessRequest, context: Any) -> admin_pb2.GrantAccessResponse:
         """Sign a certificate for a person or a script."""

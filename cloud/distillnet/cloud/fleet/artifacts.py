@@ -12,7 +12,9 @@ from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
 
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 16 << 10
+_CHUNK_LIMITS = (1 << 10, 256 << 10)
+_READ_BYTES = 1 << 20
 
 _NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _METADATA = re.compile(r"metadata/(timestamp|[1-9][0-9]{0,9}\.(root|snapshot|targets))\.json")
@@ -27,7 +29,7 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServicer):
         self._store = store
 
     async def Fetch(self, request: artifacts_pb2.FetchRequest, context: Any) -> AsyncIterator[artifacts_pb2.Chunk]:
-        """Stream a range in chunks of at most `CHUNK_BYTES`."""
+        """Stream a range in chunks: small ones unless asked for larger, for links that break."""
         await self._check(request.path)
         try:
             total = int((await obstore.head_async(self._store, request.path))["size"])
@@ -39,12 +41,13 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServicer):
         if end == request.offset:
             yield artifacts_pb2.Chunk(offset=request.offset, total_size=total)
             return
-        offset = request.offset
-        while offset < end:
-            stop = min(offset + CHUNK_BYTES, end)
-            data = await obstore.get_range_async(self._store, request.path, start=offset, end=stop)
-            yield artifacts_pb2.Chunk(offset=offset, data=bytes(data), total_size=total)
-            offset = stop
+        low, high = _CHUNK_LIMITS
+        size = min(max(request.chunk_bytes or CHUNK_BYTES, low), high)
+        for start in range(request.offset, end, _READ_BYTES):
+            stop = min(start + _READ_BYTES, end)
+            data = memoryview(await obstore.get_range_async(self._store, request.path, start=start, end=stop))
+            for at in range(0, len(data), size):
+                yield artifacts_pb2.Chunk(offset=start + at, data=bytes(data[at : at + size]), total_size=total)
 
     async def _check(self, path: str) -> None:
         if _METADATA.fullmatch(path):

@@ -58,7 +58,7 @@ def admin(access: Access) -> Iterator[Any]:
     credentials = grpc.ssl_channel_credentials(access.ca_pem, access.key_pem, access.certificate_pem)
     try:
         with grpc.secure_channel(access.address, credentials) as channel:
-            yield admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
+            yield admin_pb2_grpc.AdminStub(channel)
     except grpc.RpcError as exc:
         if exc.code() == grpc.StatusCode.UNAVAILABLE:
             raise FleetError(

@@ -1,6 +1,5 @@
 """The fleet's commands. Heavy imports wait until a command runs."""
 
-import datetime
 import json
 import logging
 from pathlib import Path
@@ -10,14 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-DEFAULT_DATA = Path("distillnet-fleet")
-_TIMEOUT_S = 30.0
-_PUBLISH_TIMEOUT_S = 300.0
+from distillnet.cloud.fleet import options, rollout_commands
 
-_data = typer.Option(DEFAULT_DATA, "--data", envvar="DISTILLNET_FLEET", help="the service's data directory")
-_admin = typer.Option(None, "--admin", help="an access bundle directory, instead of the one in --data")
-_server = typer.Option(None, "--server", help="host:port, instead of the bundle's")
-_as_json = typer.Option(False, "--json", help="facts as JSON on stdout")
+_PUBLISH_TIMEOUT_S = 300.0
 
 token_app = typer.Typer(help="One-time tokens that let a board enrol.", no_args_is_help=True)
 access_app = typer.Typer(help="Certificates for people and scripts.", no_args_is_help=True)
@@ -31,12 +25,13 @@ def register(app: typer.Typer) -> None:
     app.command("models")(list_models)
     app.command()(rollback)
     app.command()(revoke)
+    rollout_commands.register(app)
     app.add_typer(token_app, name="token")
     app.add_typer(access_app, name="access")
 
 
 def serve(
-    data: Path = _data,
+    data: Path = options.DATA,
     host: str | None = typer.Option(None, help="address to listen on [default: 127.0.0.1]"),
     port: int | None = typer.Option(None, help="of devices and people, mTLS; 0 = any free one [default: 7443]"),
     enroll_port: int | None = typer.Option(None, help="of boards that enrol; 0 = any free one [default: 7444]"),
@@ -58,7 +53,7 @@ def serve(
     def announce(ready: server.Ready) -> None:
         if as_json:
             facts = {"event": "ready", "port": ready.port, "enroll_port": ready.enroll_port}
-            _print_json(facts | {"data": str(ready.data), "admin": str(ready.admin)})
+            options.print_json(facts | {"data": str(ready.data), "admin": str(ready.admin)})
         else:
             typer.echo(f"ready: devices on {listen.host}:{ready.port}, enrolment on {listen.host}:{ready.enroll_port}")
             typer.echo(f"admin bundle: {ready.admin}")
@@ -69,10 +64,10 @@ def serve(
 def publish(
     student: Path = typer.Argument(help="a student.tflite made by `distillnet distill`"),
     hold: bool = typer.Option(False, help="tell no device: leave that to a rollout"),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Check, number, sign and publish a student, and tell the devices that run its application.
 
@@ -82,7 +77,7 @@ def publish(
     from distillnet.proto import archive
 
     application = archive.read(student).card.application
-    with _stub(data, admin, server) as stub:
+    with options.stub(data, admin, server) as stub:
         response = stub.Publish(upload(application, student.read_bytes(), hold=hold), timeout=_PUBLISH_TIMEOUT_S)
     facts = {
         "application": response.application,
@@ -92,7 +87,7 @@ def publish(
         "devices_told": response.devices_told,
     }
     if as_json:
-        _print_json(facts)
+        options.print_json(facts)
     else:
         typer.echo(f"published {response.application} version {response.version}, {response.size_bytes} bytes")
         typer.echo(f"{response.digest}\ndevices told: {response.devices_told}")
@@ -103,10 +98,10 @@ def token_create(
     device: str = typer.Option("", help="only this device may use it [default: any]"),
     application: list[str] = typer.Option([], help="what the device shall run; may be repeated"),
     ttl: float = typer.Option(3600.0, help="seconds it lives"),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Make a one-time enrolment token and print it.
 
@@ -115,16 +110,19 @@ def token_create(
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.CreateTokenRequest(ttl_s=ttl, device=device, applications=application)
-    with _stub(data, admin, server) as stub:
-        response = stub.CreateToken(request, timeout=_TIMEOUT_S)
+    with options.stub(data, admin, server) as stub:
+        response = stub.CreateToken(request, timeout=options.TIMEOUT_S)
     if as_json:
-        _print_json({"token": response.token, "expires_ts": response.expires_ts})
+        options.print_json({"token": response.token, "expires_ts": response.expires_ts})
     else:
         typer.echo(response.token)
 
 
 def list_devices(
-    data: Path = _data, admin: Path | None = _admin, server: str | None = _server, as_json: bool = _as_json
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """List the devices and what each says it runs.
 
@@ -133,8 +131,8 @@ def list_devices(
     from distillnet.cloud.fleet.devices import phase_name
     from distillnet.proto.v1 import admin_pb2
 
-    with _stub(data, admin, server) as stub:
-        rows = stub.ListDevices(admin_pb2.ListDevicesRequest(), timeout=_TIMEOUT_S).devices
+    with options.stub(data, admin, server) as stub:
+        rows = stub.ListDevices(admin_pb2.ListDevicesRequest(), timeout=options.TIMEOUT_S).devices
     facts = [
         {
             "device": row.device,
@@ -164,7 +162,7 @@ def list_devices(
         for row in rows
     ]
     if as_json:
-        _print_json(facts)
+        options.print_json(facts)
         return
     table = Table("device", "state", "seen", "board", "runs", "last report")
     for row in rows:
@@ -172,16 +170,16 @@ def list_devices(
         runs = ", ".join(f"{model.application} {model.version}" for model in row.models)
         told = row.last_report
         last = f"{phase_name(told.phase)} {told.version} {told.reason}".strip() if row.HasField("last_report") else ""
-        table.add_row(row.device, state, _moment(row.last_seen_ts), row.capabilities.board, runs, last)
+        table.add_row(row.device, state, options.moment(row.last_seen_ts), row.capabilities.board, runs, last)
     Console().print(table)
 
 
 def list_models(
     application: str = typer.Option("", help="only this application"),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """List the published students, newest first.
 
@@ -189,10 +187,10 @@ def list_models(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with _stub(data, admin, server) as stub:
-        rows = stub.ListModels(admin_pb2.ListModelsRequest(application=application), timeout=_TIMEOUT_S).models
+    with options.stub(data, admin, server) as stub:
+        rows = stub.ListModels(admin_pb2.ListModelsRequest(application=application), timeout=options.TIMEOUT_S).models
     if as_json:
-        _print_json(
+        options.print_json(
             [
                 {
                     "application": row.application,
@@ -209,7 +207,7 @@ def list_models(
     table = Table("application", "version", "published", "size", "digest")
     for row in rows:
         size = f"{row.size_bytes / 1024:.0f} KiB"
-        table.add_row(row.application, str(row.version), _moment(row.published_ts), size, row.digest[:19] + "…")
+        table.add_row(row.application, str(row.version), options.moment(row.published_ts), size, row.digest[:19] + "…")
     Console().print(table)
 
 
@@ -217,10 +215,10 @@ def rollback(
     application: str = typer.Argument(),
     device: list[str] = typer.Option([], help="only this device; may be repeated [default: all]"),
     reason: str = typer.Option("", help="told to the devices"),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Ask devices to go back to their previous student.
 
@@ -229,20 +227,20 @@ def rollback(
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.RollbackDevicesRequest(application=application, devices=device, reason=reason)
-    with _stub(data, admin, server) as stub:
-        response = stub.RollbackDevices(request, timeout=_TIMEOUT_S)
+    with options.stub(data, admin, server) as stub:
+        response = stub.RollbackDevices(request, timeout=options.TIMEOUT_S)
     if as_json:
-        _print_json({"application": application, "devices_told": response.devices_told})
+        options.print_json({"application": application, "devices_told": response.devices_told})
     else:
         typer.echo(f"devices told: {response.devices_told}")
 
 
 def revoke(
     device: str = typer.Argument(),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Shut a device out: its certificate opens nothing any more, its stream ends.
 
@@ -250,10 +248,10 @@ def revoke(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with _stub(data, admin, server) as stub:
-        stub.RevokeDevice(admin_pb2.RevokeDeviceRequest(device=device), timeout=_TIMEOUT_S)
+    with options.stub(data, admin, server) as stub:
+        stub.RevokeDevice(admin_pb2.RevokeDeviceRequest(device=device), timeout=options.TIMEOUT_S)
     if as_json:
-        _print_json({"device": device, "revoked": True})
+        options.print_json({"device": device, "revoked": True})
     else:
         typer.echo(f"revoked {device}")
 
@@ -264,10 +262,10 @@ def access_grant(
     role: str = typer.Option("viewer", help="viewer, operator or admin"),
     out: Path = typer.Option(..., help="bundle directory to write"),
     days: float = typer.Option(365.0, min=0.01, max=365.0),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Make an access bundle for --admin; its key never leaves this machine.
 
@@ -278,7 +276,7 @@ def access_grant(
     entry = Access.read(admin or data / "admin", server)
     grant(entry, name, role, out, days)
     if as_json:
-        _print_json({"name": name, "role": role, "bundle": str(out)})
+        options.print_json({"name": name, "role": role, "bundle": str(out)})
     else:
         typer.echo(f"{role} {name}: {out}")
 
@@ -286,10 +284,10 @@ def access_grant(
 @access_app.command("revoke")
 def access_revoke(
     name: str = typer.Argument(),
-    data: Path = _data,
-    admin: Path | None = _admin,
-    server: str | None = _server,
-    as_json: bool = _as_json,
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
 ) -> None:
     """Revoke every certificate of a person or a script.
 
@@ -297,18 +295,12 @@ def access_revoke(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with _stub(data, admin, server) as stub:
-        stub.RevokeAccess(admin_pb2.RevokeAccessRequest(name=name), timeout=_TIMEOUT_S)
+    with options.stub(data, admin, server) as stub:
+        stub.RevokeAccess(admin_pb2.RevokeAccessRequest(name=name), timeout=options.TIMEOUT_S)
     if as_json:
-        _print_json({"name": name, "revoked": True})
+        options.print_json({"name": name, "revoked": True})
     else:
         typer.echo(f"revoked the access of {name}")
-
-
-def _stub(data: Path, bundle: Path | None, server: str | None) -> Any:
-    from distillnet.cloud.fleet import client
-
-    return client.admin(client.Access.read(bundle or data / "admin", server))
 
 
 def _log(as_json: bool) -> None:
@@ -328,11 +320,3 @@ class _JsonLines(logging.Formatter):
         if record.exc_info:
             facts["error"] = self.formatException(record.exc_info)
         return json.dumps(facts)
-
-
-def _print_json(facts: Any) -> None:
-    typer.echo(json.dumps(facts))
-
-
-def _moment(ts: float) -> str:
-    return datetime.datetime.fromtimestamp(ts).strftime("%Y-%m-%d %H:%M:%S") if ts else "never"

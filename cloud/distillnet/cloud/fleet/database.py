@@ -65,6 +65,7 @@ class Token(Base):
     expires_ts: Mapped[float] = mapped_column(index=True)
     used_ts: Mapped[float | None]
     used_by: Mapped[str] = mapped_column(String(63), default="")
+    used_key: Mapped[str] = mapped_column(String(64), default="")
 
 
 class Model(Base):
@@ -124,6 +125,51 @@ class Report(Base):
     reason: Mapped[str] = mapped_column(Text)
     durations_ms: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
     __table_args__ = (Index("reports_of_device", "device", "id"),)
+
+
+class Tag(Base):
+    """A word on a device, for rollouts and lists."""
+
+    __tablename__ = "device_tags"
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(63), primary_key=True)
+
+
+class Rollout(Base):
+    """A version on its way to many devices. All of its state is here and in `RolloutDevice`."""
+
+    __tablename__ = "rollouts"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    application: Mapped[str] = mapped_column(String(63), index=True)
+    version: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    everyone: Mapped[bool]
+    wave: Mapped[int] = mapped_column(default=0)
+    wave_started_ts: Mapped[float | None]
+    settled_ts: Mapped[float | None]
+    forgiven: Mapped[int] = mapped_column(default=0)
+    released: Mapped[bool] = mapped_column(default=False)
+    start_ts: Mapped[float]
+    created_ts: Mapped[float]
+    changed_ts: Mapped[float]
+    created_by: Mapped[str] = mapped_column(String(63))
+
+
+class RolloutDevice(Base):
+    """One device's part in a rollout: waiting, told, committed, failed, taken-back, superseded."""
+
+    __tablename__ = "rollout_devices"
+    rollout: Mapped[int] = mapped_column(ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True)
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    wave: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    directive: Mapped[str] = mapped_column(String(36), default="")
+    told_ts: Mapped[float | None]
+    done_ts: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("rollout_devices_state", "rollout", "wave", "state"),)
 
 
 class Database:

@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import models
-from distillnet.cloud.fleet.database import Assignment, Device, Installed, Model, Report
+from distillnet.cloud.fleet import access, models
+from distillnet.cloud.fleet.database import Assignment, Device, Installed, Model, Report, Tag
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.cloud.fleet.repository import target_path
 from distillnet.proto.v1 import enrollment_pb2, fleet_pb2
@@ -31,19 +31,20 @@ class News:
     directive: fleet_pb2.Directive
 
 
-def enrol(session: Session, device: str, token_device: str, applications: list[str], now: float) -> None:
+def enrol(session: Session, spent: access.Spent, now: float) -> None:
     """Make a device's row, or renew it where the token was made for this very device.
 
     Raises:
         RefusedError: the name is taken.
 
     """
+    device, applications = spent.device, spent.applications
     row = session.get(Device, device)
     if row is None:
         row = Device(id=device, created_ts=now, last_seen_ts=0.0, restricted=bool(applications), capabilities={})
         session.add(row)
         session.flush()
-    elif token_device != device:
+    elif not spent.replaces:
         raise RefusedError(
             Code.ALREADY_EXISTS,
             f"a device {device!r} is enrolled: choose another name, or make a token for it with --device {device}",
@@ -99,20 +100,25 @@ def report(session: Session, device: str, told: fleet_pb2.UpdateReport, now: flo
     phase = phase_name(told.phase)
     _append(session, device, phase, told, now)
     row = session.get(Assignment, (device, told.application), with_for_update=True)
-    if phase == "committed" or (phase == "rolled-back" and told.digest):
-        _install(session, device, told)
-    if row is None or row.state != "open" or phase not in FINAL_PHASES:
-        return
-    if row.action == "rollback":
-        if told.directive_id == row.directive:
-            row.state, row.reason = phase, told.reason[:1000]
-        return
-    model = session.get(Model, (told.application, row.version))
+    model = session.get(Model, (told.application, row.version)) if row and row.version else None
     wanted = model is not None and told.digest == model.digest
-    if phase == "committed" and not wanted:
+    # A board that rolled back names what runs now; older ones name the student they gave up: that one runs not.
+    if told.digest and (phase == "committed" or (phase == "rolled-back" and not wanted)):
+        _install(session, device, told)
+    if row is None or not _ends(row, phase, told.directive_id, wanted):
         return
-    if told.directive_id == row.directive or wanted:
-        row.state, row.reason = phase, told.reason[:1000]
+    row.state, row.reason = phase, told.reason[:1000]
+
+
+def _ends(row: Assignment, phase: str, directive: str, wanted: bool) -> bool:
+    """Whether a report ends what a device was asked for; a late rollback also ends what it had committed."""
+    if phase not in FINAL_PHASES or row.state not in ("open", "committed"):
+        return False
+    if row.state == "committed" or row.action == "rollback":
+        return directive == row.directive and phase != "committed"
+    if phase == "committed":
+        return wanted
+    return wanted or directive == row.directive
 
 
 def assign(session: Session, model: Model, device_ids: Iterable[str] | None, now: float) -> list[str]:
@@ -132,8 +138,24 @@ def assign(session: Session, model: Model, device_ids: Iterable[str] | None, now
     return told
 
 
-def roll_back(session: Session, application: str, device_ids: Iterable[str], reason: str, now: float) -> list[str]:
-    """Ask devices (none named = all with the application) to go back to their previous student; returns them."""
+def roll_back(
+    session: Session,
+    application: str,
+    device_ids: Iterable[str],
+    reason: str,
+    now: float,
+    version: int | None = None,
+    *,
+    strict: bool = True,
+) -> list[str]:
+    """Ask devices (none named = all with the application) to go back to their previous student; returns them.
+
+    With `version` only those on which it runs or is under way do so, the others change nothing.
+
+    Raises:
+        RefusedError: a device does not run it, or (`strict` or not) none is named and none does.
+
+    """
     query = (
         select(Assignment)
         .join(Device, Device.id == Assignment.device)
@@ -144,11 +166,11 @@ def roll_back(session: Session, application: str, device_ids: Iterable[str], rea
         query = query.where(Assignment.device.in_(wanted))
     rows = list(session.scalars(query))
     missing = wanted - {row.device for row in rows}
-    if missing or not rows:
+    if (missing and strict) or (not rows and not wanted):
         who = ", ".join(sorted(missing)) or "no device"
         raise RefusedError(Code.NOT_FOUND, f"{who}: not running application {application!r}")
     for row in rows:
-        _open(row, "rollback", None, reason[:1000], now)
+        _open(row, "rollback", version, reason[:1000], now)
     return [row.device for row in rows]
 
 
@@ -286,7 +308,7 @@ def _append(session: Session, device: str, phase: str, told: fleet_pb2.UpdateRep
 
 def _directive(row: Assignment, model: Model | None) -> fleet_pb2.Directive:
     if row.action == "rollback" or model is None:
-        rollback = fleet_pb2.Rollback(application=row.application, reason=row.reason)
+        rollback = fleet_pb2.Rollback(application=row.application, reason=row.reason, version=row.version or 0)
         return fleet_pb2.Directive(id=row.directive, rollback=rollback)
     wanted = fleet_pb2.Update(
         application=row.application,
@@ -296,3 +318,22 @@ def _directive(row: Assignment, model: Model | None) -> fleet_pb2.Directive:
         size_bytes=model.size_bytes,
     )
     return fleet_pb2.Directive(id=row.directive, update=wanted)
+
+
+def tag(session: Session, device_ids: list[str], add: list[str], remove: list[str]) -> None:
+    """Put tags on devices and take others off.
+
+    Raises:
+        RefusedError: no such device, or no such word.
+
+    """
+    for word in (*add, *remove):
+        access.check_name(word, "tag")
+    known = set(session.scalars(select(Device.id).where(Device.id.in_(device_ids))))
+    if not device_ids or set(device_ids) - known:
+        missing = ", ".join(sorted(set(device_ids) - known)) or "no device named"
+        raise RefusedError(Code.NOT_FOUND, f"no such device: {missing}")
+    session.execute(delete(Tag).where(Tag.device.in_(known), Tag.tag.in_(remove)))
+    for device in known:
+        for word in add:
+            session.merge(Tag(device=device, tag=word))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices
+from distillnet.cloud.fleet import access, devices, pki
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
@@ -88,12 +87,13 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServicer):
 
     def _enrol(self, session: Session, request: enrollment_pb2.EnrollRequest) -> tuple[str, Issued]:
         now = self._with.clock()
-        device = request.device or f"device-{secrets.token_hex(5)}"
-        access.check_name(device, "device")
-        token = access.use_token(session, request.token, self._with.authority.sha256, device, now)
-        identity = Identity("device", device)
+        if request.device:
+            access.check_name(request.device, "device")
+        key_hash = pki.key_hash(request.csr_pem)
+        spent = access.use_token(session, request.token, self._with.authority.sha256, request.device, key_hash, now)
+        device, identity = spent.device, Identity("device", spent.device)
         issued = self._with.authority.issue(request.csr_pem, identity, now, self._with.device_days)
-        devices.enrol(session, device, token.device, list(token.applications), now)
+        devices.enrol(session, spent, now)
         access.revoke_certificates(session, identity, device, now)
         access.add_certificate(session, identity, issued)
         devices.set_capabilities(session, device, request.capabilities, now)

@@ -3,7 +3,7 @@
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
-from distillnet.cloud.fleet.database import Assignment, Device, Installed, Report
+from distillnet.cloud.fleet.database import Assignment, Device, Installed, Report, Tag
 from distillnet.proto.v1 import admin_pb2, enrollment_pb2, fleet_pb2
 
 
@@ -18,6 +18,9 @@ def devices(session: Session, alive_since: float) -> list[admin_pb2.Device]:
         select(Assignment.device, Assignment.application).order_by(Assignment.application)
     ):
         applications.setdefault(device, []).append(application)
+    tags: dict[str, list[str]] = {}
+    for device, word in session.execute(select(Tag.device, Tag.tag).order_by(Tag.tag)):
+        tags.setdefault(device, []).append(word)
     reports = {row.device: row for row in session.scalars(_last_reports())}
     return [
         admin_pb2.Device(
@@ -29,6 +32,7 @@ def devices(session: Session, alive_since: float) -> list[admin_pb2.Device]:
             models=installed.get(row.id, []),
             last_report=_report(reports.get(row.id)),
             applications=applications.get(row.id, []),
+            tags=tags.get(row.id, []),
         )
         for row in session.scalars(select(Device).order_by(Device.id))
     ]

@@ -89,16 +89,7 @@ class Authority:
             RefusedError: the request is malformed, not signed by its key, or its key is not EC P-256 or better.
 
         """
-        try:
-            request = x509.load_pem_x509_csr(csr_pem)
-            public_key = request.public_key()
-            valid = request.is_signature_valid
-        except (ValueError, TypeError, InvalidSignature) as exc:
-            raise RefusedError(Code.INVALID_ARGUMENT, f"the certificate request is not readable: {exc}") from exc
-        if not valid or not isinstance(public_key, ec.EllipticCurvePublicKey) or public_key.curve.key_size < 256:
-            raise RefusedError(
-                Code.INVALID_ARGUMENT, "the certificate request must be signed by its own EC key, P-256 or larger"
-            )
+        public_key = requested_key(csr_pem)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
         return self._sign(public_key, identity.name, names, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
 
@@ -148,6 +139,34 @@ class Authority:
         )
         pem = certificate.public_bytes(serialization.Encoding.PEM)
         return Issued(pem, f"{serial:x}", end.timestamp())
+
+
+def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """Return the public key a certificate request asks for.
+
+    Raises:
+        RefusedError: the request is malformed, not signed by its key, or its key is not EC P-256 or better.
+
+    """
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+        public_key = request.public_key()
+        valid = request.is_signature_valid
+    except (ValueError, TypeError, InvalidSignature) as exc:
+        raise RefusedError(Code.INVALID_ARGUMENT, f"the certificate request is not readable: {exc}") from exc
+    if not valid or not isinstance(public_key, ec.EllipticCurvePublicKey) or public_key.curve.key_size < 256:
+        raise RefusedError(
+            Code.INVALID_ARGUMENT, "the certificate request must be signed by its own EC key, P-256 or larger"
+        )
+    return public_key
+
+
+def key_hash(csr_pem: bytes) -> str:
+    """Hex SHA-256 of the public key a certificate request asks for; errors as `requested_key`."""
+    der = requested_key(csr_pem).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(der).hexdigest()
 
 
 def request_for(key: ec.EllipticCurvePrivateKey) -> bytes:

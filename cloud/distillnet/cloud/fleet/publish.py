@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from distillnet import engine
-from distillnet.cloud.fleet import devices, models
+from distillnet.cloud.fleet import devices, models, rollouts
 from distillnet.cloud.fleet.database import Database, Model
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.cloud.fleet.repository import Published, Repository, target_path
@@ -53,9 +53,13 @@ class Publisher:
         card = check(data, application)
         with self._database.exclusive(LOCK):
             self._recover()
+            if not hold:
+                self._database.read_now(lambda session: rollouts.refuse_while_active(session, application))
             version = self._database.read_now(lambda session: models.next_version(session, application))
             versioned = with_version(data, version)
-            published = Published(application, version, digest(versioned), boards or card.boards, card.minimum_runtime)
+            published = Published(
+                application, version, digest(versioned), boards or card.boards, card.minimum_runtime, hold
+            )
             self._database.write_now(lambda session: self._stage(session, published, versioned, card, hold))
             self._repository.publish(published, versioned, self._clock())
             return self._database.write_now(lambda session: self._finish(session, application, version))
@@ -64,6 +68,12 @@ class Publisher:
         """Finish or forget what a crash left half published."""
         with self._database.exclusive(LOCK):
             self._recover()
+
+    def release(self, application: str, version: int) -> None:
+        """Open a student published with `hold` to every board; its directives are sent by whoever calls this."""
+        with self._database.exclusive(LOCK):
+            self._repository.release(target_path(application, version), self._clock())
+            self._database.write_now(functools.partial(_unhold, application=application, version=version))
 
     def refresh(self) -> list[str]:
         """Sign the metadata anew where it ages; returns the roles signed."""
@@ -126,3 +136,7 @@ def check(data: bytes, application: str) -> Card:
 
 def _forget(session: Session, application: str, version: int) -> None:
     session.delete(session.get_one(Model, (application, version)))
+
+
+def _unhold(session: Session, application: str, version: int) -> None:
+    session.get_one(Model, (application, version)).held = False

@@ -29,6 +29,7 @@ class Published:
     digest: str
     boards: list[str]
     minimum_runtime: str
+    hold: bool = False
 
     @property
     def path(self) -> str:
@@ -38,13 +39,14 @@ class Published:
     @property
     def custom(self) -> dict[str, Any]:
         """The custom part of the signed target."""
-        return {
+        facts: dict[str, Any] = {
             "application": self.application,
             "version": self.version,
             "digest": self.digest,
             "boards": self.boards,
             "minimum_runtime": self.minimum_runtime,
         }
+        return facts | ({"hold": True} if self.hold else {})
 
 
 def target_path(application: str, version: int) -> str:
@@ -101,6 +103,13 @@ class Repository:
         targets, snapshot, timestamp = self._current()
         targets.signed.targets[published.path] = target
         self._advance(targets, snapshot, timestamp, now)
+
+    def release(self, path: str, now: float) -> None:
+        """Take the `hold` off a target: boards may find it by themselves now."""
+        targets, snapshot, timestamp = self._current()
+        target = targets.signed.targets.get(path)
+        if target is not None and target.unrecognized_fields["custom"].pop("hold", None):
+            self._advance(targets, snapshot, timestamp, now)
 
     def custom(self, path: str) -> dict[str, Any] | None:
         """Return the signed custom part of a target, or None when no such target is signed in."""

@@ -27,6 +27,7 @@ from distillnet.cloud.fleet import access, devices, keys, schema
 from distillnet.cloud.fleet.admin import Administration, AdminService
 from distillnet.cloud.fleet.artifacts import ArtifactsService
 from distillnet.cloud.fleet.authorise import Authorise, Translate
+from distillnet.cloud.fleet.conductor import Conductor
 from distillnet.cloud.fleet.config import ServeConfig
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.enrollment import EnrollmentService, Enrolment, FailureLimit, RenewalService
@@ -150,7 +151,9 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
         loop.add_signal_handler(number, stop.set)
     await server.start()
     await enrol_server.start()
-    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(_upkeep(service), name="upkeep")]
+    conductor = Conductor(service.database, service.publisher, hub, time.time)
+    work = {"hub": hub.run(), "conductor": conductor.run(), "upkeep": _upkeep(service)}
+    tasks = [asyncio.create_task(job, name=name) for name, job in work.items()]
     for name in _SERVICES:
         await checks.set(f"distillnet.v1.{name}", health_pb2.HealthCheckResponse.SERVING)
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -170,13 +173,11 @@ def _fleet_server(service: _Service, hub: Hub, checks: Any) -> tuple[Any, int]:
     listen = service.config.listen
     options = [*_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     server = grpc.aio.server(interceptors=[Authorise(service.database, time.time)], options=options)
-    fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)  # type: ignore[no-untyped-call]
-    artifacts_pb2_grpc.add_ArtifactsServicer_to_server(  # type: ignore[no-untyped-call]
-        ArtifactsService(service.database, service.store), server
-    )
-    enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)  # type: ignore[no-untyped-call]
+    fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)
+    artifacts_pb2_grpc.add_ArtifactsServicer_to_server(ArtifactsService(service.database, service.store), server)
+    enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)
     administration = Administration(service.database, service.authority, service.publisher, hub, time.time)
-    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(administration), server)  # type: ignore[no-untyped-call]
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(administration), server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [f"{admin_pb2.DESCRIPTOR.package}.{name}" for name in _SERVICES]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -192,7 +193,7 @@ def _enrol_server(service: _Service, checks: Any, fleet_port: int) -> tuple[Any,
     listen, fleet = service.config.listen, service.config.fleet
     options = [*_OPTIONS, ("grpc.max_receive_message_length", _ENROL_MESSAGE_BYTES)]
     server = grpc.aio.server(interceptors=[Translate()], options=options)
-    enrollment_pb2_grpc.add_EnrollmentServicer_to_server(  # type: ignore[no-untyped-call]
+    enrollment_pb2_grpc.add_EnrollmentServicer_to_server(
         EnrollmentService(_enrolment(service, fleet_port), FailureLimit(fleet.enroll_failures_per_minute)), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

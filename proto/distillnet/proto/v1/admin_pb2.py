@@ -26,7 +26,7 @@ from distillnet.proto.v1 import enrollment_pb2 as distillnet_dot_proto_dot_v1_do
 from distillnet.proto.v1 import fleet_pb2 as distillnet_dot_proto_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/admin.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\x1a\x1f\x64istillnet/proto/v1/fleet.proto\"X\n\x0ePublishRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.distillnet.v1.PublishHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"f\n\rPublishHeader\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x62oards\x18\x04 \x03(\t\x12\x0c\n\x04hold\x18\x05 \x01(\x08\"q\n\x0fPublishResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65vices_told\x18\x05 \x01(\r\"I\n\x12\x43reateTokenRequest\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x03 \x03(\t\"8\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ts\x18\x02 \x01(\x01\"\x14\n\x12ListDevicesRequest\"\xfc\x01\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x14\n\x0clast_seen_ts\x18\x04 \x01(\x01\x12\x31\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x06 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x30\n\x0blast_report\x18\x07 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReport\x12\x14\n\x0c\x61pplications\x18\x08 \x03(\t\"=\n\x13ListDevicesResponse\x12&\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x15.distillnet.v1.Device\"(\n\x11ListModelsRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"z\n\x05Model\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpublished_ts\x18\x05 \x01(\x01\x12\x11\n\tcard_json\x18\x06 \x01(\x0c\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.distillnet.v1.Model\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14RevokeDeviceResponse\"N\n\x16RollbackDevicesRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x17RollbackDevicesResponse\x12\x14\n\x0c\x64\x65vices_told\x18\x01 \x01(\r\"P\n\x12GrantAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\">\n\x13GrantAccessResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"#\n\x13RevokeAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeAccessResponse2\xbc\x05\n\x05\x41\x64min\x12J\n\x07Publish\x12\x1d.distillnet.v1.PublishRequest\x1a\x1e.distillnet.v1.PublishResponse(\x01\x12T\n\x0b\x43reateToken\x12!.distillnet.v1.CreateTokenRequest\x1a\".distillnet.v1.CreateTokenResponse\x12T\n\x0bListDevices\x12!.distillnet.v1.ListDevicesRequest\x1a\".distillnet.v1.ListDevicesResponse\x12Q\n\nListModels\x12 .distillnet.v1.ListModelsRequest\x1a!.distillnet.v1.ListModelsResponse\x12W\n\x0cRevokeDevice\x12\".distillnet.v1.RevokeDeviceRequest\x1a#.distillnet.v1.RevokeDeviceResponse\x12`\n\x0fRollbackDevices\x12%.distillnet.v1.RollbackDevicesRequest\x1a&.distillnet.v1.RollbackDevicesResponse\x12T\n\x0bGrantAccess\x12!.distillnet.v1.GrantAccessRequest\x1a\".distillnet.v1.GrantAccessResponse\x12W\n\x0cRevokeAccess\x12\".distillnet.v1.RevokeAccessRequest\x1a#.distillnet.v1.RevokeAccessResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/admin.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\x1a\x1f\x64istillnet/proto/v1/fleet.proto\"X\n\x0ePublishRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1c.distillnet.v1.PublishHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"f\n\rPublishHeader\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x62oards\x18\x04 \x03(\t\x12\x0c\n\x04hold\x18\x05 \x01(\x08\"q\n\x0fPublishResponse\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x64\x65vices_told\x18\x05 \x01(\r\"I\n\x12\x43reateTokenRequest\x12\r\n\x05ttl_s\x18\x01 \x01(\x01\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x03 \x03(\t\"8\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ts\x18\x02 \x01(\x01\"\x14\n\x12ListDevicesRequest\"\x8a\x02\n\x06\x44\x65vice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\x14\n\x0clast_seen_ts\x18\x04 \x01(\x01\x12\x31\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x06 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x30\n\x0blast_report\x18\x07 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReport\x12\x14\n\x0c\x61pplications\x18\x08 \x03(\t\x12\x0c\n\x04tags\x18\t \x03(\t\"=\n\x13ListDevicesResponse\x12&\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x15.distillnet.v1.Device\"(\n\x11ListModelsRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"z\n\x05Model\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cpublished_ts\x18\x05 \x01(\x01\x12\x11\n\tcard_json\x18\x06 \x01(\x0c\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.distillnet.v1.Model\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"\x16\n\x14RevokeDeviceResponse\"N\n\x16RollbackDevicesRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x17RollbackDevicesResponse\x12\x14\n\x0c\x64\x65vices_told\x18\x01 \x01(\r\"P\n\x12GrantAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x63sr_pem\x18\x03 \x01(\x0c\x12\r\n\x05ttl_s\x18\x04 \x01(\x01\">\n\x13GrantAccessResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63\x61_pem\x18\x02 \x01(\x0c\"#\n\x13RevokeAccessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeAccessResponse\"A\n\x11TagDevicesRequest\x12\x0f\n\x07\x64\x65vices\x18\x01 \x03(\t\x12\x0b\n\x03\x61\x64\x64\x18\x02 \x03(\t\x12\x0e\n\x06remove\x18\x03 \x03(\t\"%\n\x12TagDevicesResponse\x12\x0f\n\x07\x64\x65vices\x18\x01 \x01(\r\"\xda\x01\n\x0bRolloutPlan\x12\x0e\n\x06\x63\x61nary\x18\x01 \x01(\r\x12\x16\n\x0e\x63\x61nary_devices\x18\x02 \x03(\t\x12\x15\n\rwaves_percent\x18\x03 \x03(\r\x12\x0e\n\x06soak_s\x18\x04 \x01(\x01\x12\x19\n\x11max_failure_share\x18\x05 \x01(\x01\x12\x13\n\x0b\x63oncurrency\x18\x06 \x01(\r\x12\x18\n\x10pause_on_failure\x18\x07 \x01(\x08\x12\x19\n\x11max_latency_ratio\x18\x08 \x01(\x01\x12\x17\n\x0fmax_event_ratio\x18\t \x01(\x01\"\x85\x01\n\x13StartRolloutRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12(\n\x04plan\x18\x03 \x01(\x0b\x32\x1a.distillnet.v1.RolloutPlan\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x10\n\x08start_ts\x18\x05 \x01(\x01\"!\n\x13ListRolloutsRequest\x12\n\n\x02id\x18\x01 \x01(\x04\"@\n\x14ListRolloutsResponse\x12(\n\x08rollouts\x18\x01 \x03(\x0b\x32\x16.distillnet.v1.Rollout\"\xdb\x01\n\x13SteerRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x39\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32).distillnet.v1.SteerRolloutRequest.Action\x12\x0e\n\x06reason\x18\x03 \x01(\t\"m\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_PAUSE\x10\x01\x12\x11\n\rACTION_RESUME\x10\x02\x12\x10\n\x0c\x41\x43TION_ABORT\x10\x03\x12\x14\n\x10\x41\x43TION_ROLL_BACK\x10\x04\"\xfa\x02\n\x07Rollout\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04wave\x18\x06 \x01(\r\x12\x12\n\ncreated_ts\x18\x07 \x01(\x01\x12\x12\n\nchanged_ts\x18\x08 \x01(\x01\x12\x12\n\ncreated_by\x18\t \x01(\t\x12(\n\x04plan\x18\n \x01(\x0b\x32\x1a.distillnet.v1.RolloutPlan\x12*\n\x05waves\x18\x0b \x03(\x0b\x32\x1b.distillnet.v1.Rollout.Wave\x1a~\n\x04Wave\x12\x0c\n\x04size\x18\x01 \x01(\r\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12\x0c\n\x04told\x18\x03 \x01(\r\x12\x11\n\tcommitted\x18\x04 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\r\x12\x12\n\ntaken_back\x18\x06 \x01(\r\x12\x12\n\nsuperseded\x18\x07 \x01(\r2\x80\x08\n\x05\x41\x64min\x12J\n\x07Publish\x12\x1d.distillnet.v1.PublishRequest\x1a\x1e.distillnet.v1.PublishResponse(\x01\x12T\n\x0b\x43reateToken\x12!.distillnet.v1.CreateTokenRequest\x1a\".distillnet.v1.CreateTokenResponse\x12T\n\x0bListDevices\x12!.distillnet.v1.ListDevicesRequest\x1a\".distillnet.v1.ListDevicesResponse\x12Q\n\nListModels\x12 .distillnet.v1.ListModelsRequest\x1a!.distillnet.v1.ListModelsResponse\x12W\n\x0cRevokeDevice\x12\".distillnet.v1.RevokeDeviceRequest\x1a#.distillnet.v1.RevokeDeviceResponse\x12`\n\x0fRollbackDevices\x12%.distillnet.v1.RollbackDevicesRequest\x1a&.distillnet.v1.RollbackDevicesResponse\x12Q\n\nTagDevices\x12 .distillnet.v1.TagDevicesRequest\x1a!.distillnet.v1.TagDevicesResponse\x12J\n\x0cStartRollout\x12\".distillnet.v1.StartRolloutRequest\x1a\x16.distillnet.v1.Rollout\x12W\n\x0cListRollouts\x12\".distillnet.v1.ListRolloutsRequest\x1a#.distillnet.v1.ListRolloutsResponse\x12J\n\x0cSteerRollout\x12\".distillnet.v1.SteerRolloutRequest\x1a\x16.distillnet.v1.Rollout\x12T\n\x0bGrantAccess\x12!.distillnet.v1.GrantAccessRequest\x1a\".distillnet.v1.GrantAccessResponse\x12W\n\x0cRevokeAccess\x12\".distillnet.v1.RevokeAccessRequest\x1a#.distillnet.v1.RevokeAccessResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,31 +46,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDEVICESREQUEST']._serialized_start=563
   _globals['_LISTDEVICESREQUEST']._serialized_end=583
   _globals['_DEVICE']._serialized_start=586
-  _globals['_DEVICE']._serialized_end=838
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=840
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=901
-  _globals['_LISTMODELSREQUEST']._serialized_start=903
-  _globals['_LISTMODELSREQUEST']._serialized_end=943
-  _globals['_MODEL']._serialized_start=945
-  _globals['_MODEL']._serialized_end=1067
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1069
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1127
-  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1129
-  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1166
-  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1168
-  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1190
-  _globals['_ROLLBACKDEVICESREQUEST']._serialized_start=1192
-  _globals['_ROLLBACKDEVICESREQUEST']._serialized_end=1270
-  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_start=1272
-  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_end=1319
-  _globals['_GRANTACCESSREQUEST']._serialized_start=1321
-  _globals['_GRANTACCESSREQUEST']._serialized_end=1401
-  _globals['_GRANTACCESSRESPONSE']._serialized_start=1403
-  _globals['_GRANTACCESSRESPONSE']._serialized_end=1465
-  _globals['_REVOKEACCESSREQUEST']._serialized_start=1467
-  _globals['_REVOKEACCESSREQUEST']._serialized_end=1502
-  _globals['_REVOKEACCESSRESPONSE']._serialized_start=1504
-  _globals['_REVOKEACCESSRESPONSE']._serialized_end=1526
-  _globals['_ADMIN']._serialized_start=1529
-  _globals['_ADMIN']._serialized_end=2229
+  _globals['_DEVICE']._serialized_end=852
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=854
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=915
+  _globals['_LISTMODELSREQUEST']._serialized_start=917
+  _globals['_LISTMODELSREQUEST']._serialized_end=957
+  _globals['_MODEL']._serialized_start=959
+  _globals['_MODEL']._serialized_end=1081
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1083
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1141
+  _globals['_REVOKEDEVICEREQUEST']._serialized_start=1143
+  _globals['_REVOKEDEVICEREQUEST']._serialized_end=1180
+  _globals['_REVOKEDEVICERESPONSE']._serialized_start=1182
+  _globals['_REVOKEDEVICERESPONSE']._serialized_end=1204
+  _globals['_ROLLBACKDEVICESREQUEST']._serialized_start=1206
+  _globals['_ROLLBACKDEVICESREQUEST']._serialized_end=1284
+  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_start=1286
+  _globals['_ROLLBACKDEVICESRESPONSE']._serialized_end=1333
+  _globals['_GRANTACCESSREQUEST']._serialized_start=1335
+  _globals['_GRANTACCESSREQUEST']._serialized_end=1415
+  _globals['_GRANTACCESSRESPONSE']._serialized_start=1417
+  _globals['_GRANTACCESSRESPONSE']._serialized_end=1479
+  _globals['_REVOKEACCESSREQUEST']._serialized_start=1481
+  _globals['_REVOKEACCESSREQUEST']._serialized_end=1516
+  _globals['_REVOKEACCESSRESPONSE']._serialized_start=1518
+  _globals['_REVOKEACCESSRESPONSE']._serialized_end=1540
+  _globals['_TAGDEVICESREQUEST']._serialized_start=1542
+  _globals['_TAGDEVICESREQUEST']._serialized_end=1607
+  _globals['_TAGDEVICESRESPONSE']._serialized_start=1609
+  _globals['_TAGDEVICESRESPONSE']._serialized_end=1646
+  _globals['_ROLLOUTPLAN']._serialized_start=1649
+  _globals['_ROLLOUTPLAN']._serialized_end=1867
+  _globals['_STARTROLLOUTREQUEST']._serialized_start=1870
+  _globals['_STARTROLLOUTREQUEST']._serialized_end=2003
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=2005
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=2038
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=2040
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=2104
+  _globals['_STEERROLLOUTREQUEST']._serialized_start=2107
+  _globals['_STEERROLLOUTREQUEST']._serialized_end=2326
+  _globals['_STEERROLLOUTREQUEST_ACTION']._serialized_start=2217
+  _globals['_STEERROLLOUTREQUEST_ACTION']._serialized_end=2326
+  _globals['_ROLLOUT']._serialized_start=2329
+  _globals['_ROLLOUT']._serialized_end=2707
+  _globals['_ROLLOUT_WAVE']._serialized_start=2581
+  _globals['_ROLLOUT_WAVE']._serialized_end=2707
+  _globals['_ADMIN']._serialized_start=2710
+  _globals['_ADMIN']._serialized_end=3734
 # @@protoc_insertion_point(module_scope)

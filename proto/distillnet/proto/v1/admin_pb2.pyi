@@ -1,6 +1,7 @@
 from distillnet.proto.v1 import enrollment_pb2 as _enrollment_pb2
 from distillnet.proto.v1 import fleet_pb2 as _fleet_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -67,7 +68,7 @@ class ListDevicesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device", "connected", "revoked", "last_seen_ts", "capabilities", "models", "last_report", "applications")
+    __slots__ = ("device", "connected", "revoked", "last_seen_ts", "capabilities", "models", "last_report", "applications", "tags")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +77,7 @@ class Device(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     LAST_REPORT_FIELD_NUMBER: _ClassVar[int]
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
     device: str
     connected: bool
     revoked: bool
@@ -84,7 +86,8 @@ class Device(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[_fleet_pb2.InstalledModel]
     last_report: _fleet_pb2.UpdateReport
     applications: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, device: _Optional[str] = ..., connected: _Optional[bool] = ..., revoked: _Optional[bool] = ..., last_seen_ts: _Optional[float] = ..., capabilities: _Optional[_Union[_enrollment_pb2.Capabilities, _Mapping]] = ..., models: _Optional[_Iterable[_Union[_fleet_pb2.InstalledModel, _Mapping]]] = ..., last_report: _Optional[_Union[_fleet_pb2.UpdateReport, _Mapping]] = ..., applications: _Optional[_Iterable[str]] = ...) -> None: ...
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, device: _Optional[str] = ..., connected: _Optional[bool] = ..., revoked: _Optional[bool] = ..., last_seen_ts: _Optional[float] = ..., capabilities: _Optional[_Union[_enrollment_pb2.Capabilities, _Mapping]] = ..., models: _Optional[_Iterable[_Union[_fleet_pb2.InstalledModel, _Mapping]]] = ..., last_report: _Optional[_Union[_fleet_pb2.UpdateReport, _Mapping]] = ..., applications: _Optional[_Iterable[str]] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDevicesResponse(_message.Message):
     __slots__ = ("devices",)
@@ -175,3 +178,132 @@ class RevokeAccessRequest(_message.Message):
 class RevokeAccessResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class TagDevicesRequest(_message.Message):
+    __slots__ = ("devices", "add", "remove")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    add: _containers.RepeatedScalarFieldContainer[str]
+    remove: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, devices: _Optional[_Iterable[str]] = ..., add: _Optional[_Iterable[str]] = ..., remove: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TagDevicesResponse(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: int
+    def __init__(self, devices: _Optional[int] = ...) -> None: ...
+
+class RolloutPlan(_message.Message):
+    __slots__ = ("canary", "canary_devices", "waves_percent", "soak_s", "max_failure_share", "concurrency", "pause_on_failure", "max_latency_ratio", "max_event_ratio")
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    WAVES_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    SOAK_S_FIELD_NUMBER: _ClassVar[int]
+    MAX_FAILURE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_ON_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_LATENCY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVENT_RATIO_FIELD_NUMBER: _ClassVar[int]
+    canary: int
+    canary_devices: _containers.RepeatedScalarFieldContainer[str]
+    waves_percent: _containers.RepeatedScalarFieldContainer[int]
+    soak_s: float
+    max_failure_share: float
+    concurrency: int
+    pause_on_failure: bool
+    max_latency_ratio: float
+    max_event_ratio: float
+    def __init__(self, canary: _Optional[int] = ..., canary_devices: _Optional[_Iterable[str]] = ..., waves_percent: _Optional[_Iterable[int]] = ..., soak_s: _Optional[float] = ..., max_failure_share: _Optional[float] = ..., concurrency: _Optional[int] = ..., pause_on_failure: _Optional[bool] = ..., max_latency_ratio: _Optional[float] = ..., max_event_ratio: _Optional[float] = ...) -> None: ...
+
+class StartRolloutRequest(_message.Message):
+    __slots__ = ("application", "version", "plan", "tags", "start_ts")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    version: int
+    plan: RolloutPlan
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    start_ts: float
+    def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., start_ts: _Optional[float] = ...) -> None: ...
+
+class ListRolloutsRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    def __init__(self, id: _Optional[int] = ...) -> None: ...
+
+class ListRolloutsResponse(_message.Message):
+    __slots__ = ("rollouts",)
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
+    rollouts: _containers.RepeatedCompositeFieldContainer[Rollout]
+    def __init__(self, rollouts: _Optional[_Iterable[_Union[Rollout, _Mapping]]] = ...) -> None: ...
+
+class SteerRolloutRequest(_message.Message):
+    __slots__ = ("id", "action", "reason")
+    class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ACTION_UNSPECIFIED: _ClassVar[SteerRolloutRequest.Action]
+        ACTION_PAUSE: _ClassVar[SteerRolloutRequest.Action]
+        ACTION_RESUME: _ClassVar[SteerRolloutRequest.Action]
+        ACTION_ABORT: _ClassVar[SteerRolloutRequest.Action]
+        ACTION_ROLL_BACK: _ClassVar[SteerRolloutRequest.Action]
+    ACTION_UNSPECIFIED: SteerRolloutRequest.Action
+    ACTION_PAUSE: SteerRolloutRequest.Action
+    ACTION_RESUME: SteerRolloutRequest.Action
+    ACTION_ABORT: SteerRolloutRequest.Action
+    ACTION_ROLL_BACK: SteerRolloutRequest.Action
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    action: SteerRolloutRequest.Action
+    reason: str
+    def __init__(self, id: _Optional[int] = ..., action: _Optional[_Union[SteerRolloutRequest.Action, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Rollout(_message.Message):
+    __slots__ = ("id", "application", "version", "state", "reason", "wave", "created_ts", "changed_ts", "created_by", "plan", "waves")
+    class Wave(_message.Message):
+        __slots__ = ("size", "waiting", "told", "committed", "failed", "taken_back", "superseded")
+        SIZE_FIELD_NUMBER: _ClassVar[int]
+        WAITING_FIELD_NUMBER: _ClassVar[int]
+        TOLD_FIELD_NUMBER: _ClassVar[int]
+        COMMITTED_FIELD_NUMBER: _ClassVar[int]
+        FAILED_FIELD_NUMBER: _ClassVar[int]
+        TAKEN_BACK_FIELD_NUMBER: _ClassVar[int]
+        SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+        size: int
+        waiting: int
+        told: int
+        committed: int
+        failed: int
+        taken_back: int
+        superseded: int
+        def __init__(self, size: _Optional[int] = ..., waiting: _Optional[int] = ..., told: _Optional[int] = ..., committed: _Optional[int] = ..., failed: _Optional[int] = ..., taken_back: _Optional[int] = ..., superseded: _Optional[int] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WAVE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_TS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_TS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    WAVES_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    application: str
+    version: int
+    state: str
+    reason: str
+    wave: int
+    created_ts: float
+    changed_ts: float
+    created_by: str
+    plan: RolloutPlan
+    waves: _containers.RepeatedCompositeFieldContainer[Rollout.Wave]
+    def __init__(self, id: _Optional[int] = ..., application: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., created_ts: _Optional[float] = ..., changed_ts: _Optional[float] = ..., created_by: _Optional[str] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., waves: _Optional[_Iterable[_Union[Rollout.Wave, _Mapping]]] = ...) -> None: ...

@@ -65,6 +65,26 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.FromString,
                 _registered_method=True)
+        self.TagDevices = channel.unary_unary(
+                '/distillnet.v1.Admin/TagDevices',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesResponse.FromString,
+                _registered_method=True)
+        self.StartRollout = channel.unary_unary(
+                '/distillnet.v1.Admin/StartRollout',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.StartRolloutRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
+                _registered_method=True)
+        self.ListRollouts = channel.unary_unary(
+                '/distillnet.v1.Admin/ListRollouts',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsResponse.FromString,
+                _registered_method=True)
+        self.SteerRollout = channel.unary_unary(
+                '/distillnet.v1.Admin/SteerRollout',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
+                _registered_method=True)
         self.GrantAccess = channel.unary_unary(
                 '/distillnet.v1.Admin/GrantAccess',
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.SerializeToString,
@@ -117,6 +137,30 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TagDevices(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRollouts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SteerRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GrantAccess(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -161,6 +205,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RollbackDevices,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.SerializeToString,
+            ),
+            'TagDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.TagDevices,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesResponse.SerializeToString,
+            ),
+            'StartRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRollout,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.StartRolloutRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.SerializeToString,
+            ),
+            'ListRollouts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRollouts,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsResponse.SerializeToString,
+            ),
+            'SteerRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.SteerRollout,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.SerializeToString,
             ),
             'GrantAccess': grpc.unary_unary_rpc_method_handler(
                     servicer.GrantAccess,
@@ -336,6 +400,114 @@ class Admin:
             '/distillnet.v1.Admin/RollbackDevices',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RollbackDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TagDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/TagDevices',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.TagDevicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/StartRollout',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.StartRolloutRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRollouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/ListRollouts',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListRolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SteerRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/SteerRollout',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#distillnet/proto/v1/artifacts.proto\x12\rdistillnet.v1\"<\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\"9\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\x32I\n\tArtifacts\x12<\n\x05\x46\x65tch\x12\x1b.distillnet.v1.FetchRequest\x1a\x14.distillnet.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#distillnet/proto/v1/artifacts.proto\x12\rdistillnet.v1\"Q\n\x0c\x46\x65tchRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hunk_bytes\x18\x04 \x01(\r\"9\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\ntotal_size\x18\x03 \x01(\x04\x32I\n\tArtifacts\x12<\n\x05\x46\x65tch\x12\x1b.distillnet.v1.FetchRequest\x1a\x14.distillnet.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'distillnet.proto.v1.artifac
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FETCHREQUEST']._serialized_start=54
-  _globals['_FETCHREQUEST']._serialized_end=114
-  _globals['_CHUNK']._serialized_start=116
-  _globals['_CHUNK']._serialized_end=173
-  _globals['_ARTIFACTS']._serialized_start=175
-  _globals['_ARTIFACTS']._serialized_end=248
+  _globals['_FETCHREQUEST']._serialized_end=135
+  _globals['_CHUNK']._serialized_start=137
+  _globals['_CHUNK']._serialized_end=194
+  _globals['_ARTIFACTS']._serialized_start=196
+  _globals['_ARTIFACTS']._serialized_end=269
 # @@protoc_insertion_point(module_scope)

@@ -151,12 +151,14 @@ class Update(_message.Message):
     def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., target_path: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Rollback(_message.Message):
-    __slots__ = ("application", "reason")
+    __slots__ = ("application", "reason", "version")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     application: str
     reason: str
-    def __init__(self, application: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    version: int
+    def __init__(self, application: _Optional[str] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class RetryAfter(_message.Message):
     __slots__ = ("seconds", "reason")

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("expires_ts", sa.Double, nullable=False, index=True),
         sa.Column("used_ts", sa.Double),
         sa.Column("used_by", sa.String(63), nullable=False),
+        sa.Column("used_key", sa.String(64), nullable=False),
     )
     op.create_table(
         "models",
