@@ -1,7 +1,7 @@
 """The application file: a few events, data, a budget. The one file an application developer writes."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -108,3 +108,17 @@ def load(path: Path) -> Application:
 
     """
     return load_toml(path, Application)
+
+
+def recognise(path: Path, document: dict[str, Any]) -> str | None:
+    """Say in a line what a valid application file holds; None when the document is of another kind.
+
+    Raises:
+        ConfigError: it is an application file, and broken.
+
+    """
+    if "application" not in document:
+        return None
+    application = load(path)
+    events = ", ".join(event.name for event in application.event)
+    return f"application {application.application.name!r}: {events}, taught by {application.teacher.source}"
