@@ -4,13 +4,18 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import queue
+import secrets
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +27,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from distillnet.cloud.fleet import schema
 from distillnet.cloud.fleet.client import Access, upload
+from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.pki import key_pem, request_for
 from distillnet.proto.identity import EnrollmentToken
 from distillnet.proto.v1 import (
@@ -227,3 +234,56 @@ def serve(tmp_path: Path) -> Iterator[Any]:
 def board():
     """The function that enrols a board."""
     return enrol
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A function that makes an empty database in a PostgreSQL of our own, and returns its URL."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs or importlib.util.find_spec("psycopg") is None:
+        pytest.skip("PostgreSQL or psycopg is not installed: would have shown the same on PostgreSQL as on SQLite")
+    home = Path(tempfile.mkdtemp(prefix="fleet-postgres-"))
+    owner = {"user": "postgres"} if os.getuid() == 0 else {}
+    if owner:
+        shutil.chown(home, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    cluster = home / "cluster"
+    initdb = [programs[-1] / "initdb", "-D", cluster, "-A", "trust", "-U", "fleet", "--no-sync", "-E", "UTF8"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=home, **owner)
+    command = [programs[-1] / "postgres", "-D", cluster, "-p", str(port), "-k", home, "-c", "fsync=off"]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen([*command, "-h", "127.0.0.1"], stdout=log, stderr=log, cwd=home, **owner)
+    import psycopg
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(f"host=127.0.0.1 port={port} user=fleet dbname=postgres", autocommit=True)
+
+    for _ in range(100):
+        with contextlib.suppress(psycopg.OperationalError), connect():
+            break
+        time.sleep(0.1)
+
+    def make() -> str:
+        name = f"fleet_{secrets.token_hex(4)}"
+        with connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://fleet@127.0.0.1:{port}/{name}"
+
+    yield make
+    process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+    process.wait(20)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A migrated, empty database: SQLite, and where there is one PostgreSQL."""
+    url = f"sqlite:///{tmp_path / 'fleet.db'}"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")()
+    opened = Database(url)
+    schema.migrate(opened.engine)
+    yield opened
+    opened.close()

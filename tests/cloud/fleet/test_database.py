@@ -14,14 +14,6 @@ from distillnet.cloud.fleet.errors import FleetError
 from distillnet.proto.v1 import fleet_pb2
 
 
-@pytest.fixture
-def database(tmp_path):
-    opened = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
-    schema.migrate(opened.engine)
-    yield opened
-    opened.close()
-
-
 def enrolled(database: Database, name: str) -> None:
     database.write_now(lambda session: devices.enrol(session, Spent(name, ["pets"], False), 1.0))
 

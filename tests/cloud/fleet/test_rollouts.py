@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import select
 
-from distillnet.cloud.fleet import devices, rollouts, schema
+from distillnet.cloud.fleet import devices, rollouts
 from distillnet.cloud.fleet.access import Spent
 from distillnet.cloud.fleet.database import Assignment, Database, Model, Rollout, RolloutDevice
 from distillnet.cloud.fleet.errors import RefusedError
@@ -101,13 +101,10 @@ class Simulation:
 
 
 @pytest.fixture
-def fleet(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
-    schema.migrate(database.engine)
+def fleet(database):
     simulation = Simulation(database)
     simulation.enrol(20)
-    yield simulation
-    database.close()
+    return simulation
 
 
 def test_a_good_version_goes_from_canary_through_the_waves_to_all(fleet):

@@ -220,7 +220,11 @@ class Database:
                 if self._lock_file is None:
                     yield
                     return
-                with self._lock_file.open("w") as file:
+                try:
+                    file = self._lock_file.open("w")
+                except OSError as exc:
+                    raise FleetError(f"{self._lock_file.parent}: cannot hold the database: {exc.strerror}") from exc
+                with file:
                     fcntl.flock(file, fcntl.LOCK_EX)
                     yield
                 return

@@ -127,7 +127,8 @@ def _open(config: ServeConfig, data: Path) -> _Service:
         raise FleetError(f"{exc.filename or data}: cannot be used: {exc.strerror}") from exc
     repository = Repository(store, signers, config.trust)
     database = Database(config.storage.database or f"sqlite:///{(data / 'fleet.db').absolute()}")
-    schema.migrate(database.engine)
+    with database.exclusive("schema"):
+        schema.migrate(database.engine)
     publisher = Publisher(database, repository)
     with database.exclusive(LOCK):
         if not repository.exists():
