@@ -10,10 +10,21 @@ typedef struct {
     bool (*runs_here)(void);
 } choice;
 
+#if defined(__x86_64__)
+static bool has_avx512vnni(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi");
+}
+#endif
+
 static bool anywhere(void) { return true; }
 
 /* Best first. */
 static const choice choices[] = {
+#if defined(__x86_64__)
+    {&dn_kernels_avx512vnni, has_avx512vnni},
+#endif
     {&dn_kernels_scalar, anywhere},
 };
 enum { CHOICES = sizeof choices / sizeof *choices };

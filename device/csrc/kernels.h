@@ -22,19 +22,21 @@ typedef int8_t dn_act;
 #define DN_FROM_INT8 (DN_ACT_MIN + 128)  /* arena value = int8 value + this */
 #define DN_FROM_UINT8 (DN_ACT_MIN)       /* arena value = uint8 value + this */
 
-/* How accumulators become activations: q = clamp(round(acc * multiplier / 2^31 * 2^shift) + zero_point), with TFLite's
- * two roundings (SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT). Arrays have one entry per output
- * channel, rounded up to DN_CHANNEL_BLOCK with zeros. The last four are `shift` as vectors want it. */
+/* How accumulators become activations: q = clamp(requantise(sum) + zero_point). Arrays have one entry per output
+ * channel, rounded up to DN_CHANNEL_BLOCK with zeros.
+ *
+ * TFLite rounds twice (SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT), except in FULLY_CONNECTED per
+ * channel, where it rounds once. With right = -shift >= 1, which vector kernels may count on, both are one shift:
+ *     twice: (sum * multiplier + 2^30 + 2^(30 + right) - (sum < 0 ? 2^31 : 0)) >> (31 + right)
+ *     once:  (sum * multiplier + 2^(30 + right)) >> (31 + right)
+ * as nested floors merge, and ties of negative sums go away from zero. 64 bits hold it for every sum. */
 #define DN_CHANNEL_BLOCK 64
 typedef struct {
     const int32_t *bias; /* with the input's zero point folded in: bias - zero_point * sum of weights */
     const int32_t *multiplier;
     const int32_t *shift; /* -31..30 */
-    const int32_t *left;  /* max(shift, 0) + 1 */
-    const int32_t *right; /* max(-shift, 0) */
-    const int32_t *half;  /* 1 << (right - 1), 0 when right is 0 */
-    const int32_t *away;  /* -1, 0 when right is 0: ties of negative sums go away from zero */
     int32_t zero_point, min, max; /* of the output, arena form */
+    int32_t once;
 } dn_requant;
 
 /* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
@@ -45,12 +47,12 @@ typedef struct {
     dn_requant requant;
 } dn_gemm;
 
-/* One row of a depthwise convolution with channel multiplier 1: taps[t] points at the input pixel of tap t for the
- * first output pixel; every further output pixel lies `step` bytes on. Padding has been resolved by the caller.
- * Packed: [taps][channels rounded up to DN_CHANNEL_BLOCK] int8. */
+/* A depthwise convolution with channel multiplier 1, one output row at a time. rows[ky] points at the input pixel under
+ * tap (ky, 0) of the first output pixel; the tap kx of output pixel x lies (x * stride_w + kx * dil_w) pixels further on.
+ * Padding has been written out by the caller. `packed` is what the same kernels' `pack_depthwise` made. */
 typedef struct {
     const int8_t *packed;
-    int32_t channels, taps, kernel_w;
+    int32_t channels, k_h, k_w, stride_w, dil_w;
     dn_requant requant;
 } dn_depthwise;
 
@@ -71,13 +73,21 @@ typedef struct {
     int nr, kr;
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */
     void (*gemm)(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo);
-    void (*depthwise)(const dn_depthwise *d, const dn_act *const *taps, size_t step, int pixels, dn_act *out);
+    /* w: int8 [k_h][k_w][channels], of which `depthwise_bytes` are made. */
+    size_t (*depthwise_bytes)(int32_t channels, int32_t k_h, int32_t k_w);
+    void (*pack_depthwise)(const int8_t *w, int32_t channels, int32_t k_h, int32_t k_w, int8_t *packed);
+    void (*depthwise)(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out);
     void (*add)(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
     void (*mul)(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
     void (*lut)(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out);
 } dn_kernels;
 
 extern const dn_kernels dn_kernels_scalar;
+#if defined(__x86_64__)
+extern const dn_kernels dn_kernels_avx2, dn_kernels_avx512vnni;
+#elif defined(__aarch64__)
+extern const dn_kernels dn_kernels_neon, dn_kernels_neondot;
+#endif
 
 const dn_kernels *dn_kernels_pick(const char *name); /* dispatch.c; NULL or "": the best; NULL when unknown */
 
@@ -92,6 +102,15 @@ static inline int32_t dn_requantise(int32_t x, int32_t multiplier, int32_t shift
     int32_t mask = (int32_t)((1u << right) - 1);
     int32_t threshold = (mask >> 1) + (high < 0);
     return (high >> right) + ((high & mask) > threshold);
+}
+
+/* The same with one rounding, as ruy has it; the result wraps. */
+static inline int32_t dn_requantise_once(int32_t x, int32_t multiplier, int32_t shift) {
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << (30 - shift))) >> (31 - shift));
+}
+
+static inline int32_t dn_requantise_channel(const dn_requant *r, int32_t c, int32_t sum) {
+    return (r->once ? dn_requantise_once : dn_requantise)(sum, r->multiplier[c], r->shift[c]);
 }
 
 /* clamp(q + zero), wrapping as x86 does */

@@ -1,4 +1,6 @@
 /* The kernels in plain C: the definition that every vector kernel must equal bit for bit. Sums wrap, as LiteRT's do. */
+#include <string.h>
+
 #include "kernels.h"
 
 enum { NR = 4, KR = 1 };
@@ -15,22 +17,32 @@ static void gemm_4x1__scalar(const dn_gemm *g, const dn_act *a, size_t lda, int 
                 for (int32_t n = 0; n < NR; n++) sum[n] += (uint32_t)((int32_t)x[k] * block[(size_t)k * NR + (size_t)n]);
             for (int32_t n = 0; n < width; n++) {
                 int32_t c = n0 + n;
-                int32_t q = dn_requantise((int32_t)(sum[n] + (uint32_t)r->bias[c]), r->multiplier[c], r->shift[c]);
+                int32_t q = dn_requantise_channel(r, c, (int32_t)(sum[n] + (uint32_t)r->bias[c]));
                 out[(size_t)row * ldo + (size_t)c] = dn_finish(q, r->zero_point, r->min, r->max);
             }
         }
     }
 }
 
-static void depthwise__scalar(const dn_depthwise *d, const dn_act *const *taps, size_t step, int pixels, dn_act *out) {
+static size_t depthwise_bytes__scalar(int32_t channels, int32_t k_h, int32_t k_w) {
+    return (size_t)channels * (size_t)k_h * (size_t)k_w;
+}
+
+static void pack_depthwise__scalar(const int8_t *w, int32_t channels, int32_t k_h, int32_t k_w, int8_t *packed) {
+    memcpy(packed, w, depthwise_bytes__scalar(channels, k_h, k_w));
+}
+
+static void depthwise__scalar(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
     const dn_requant *r = &d->requant;
-    size_t room = ((size_t)d->channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
-    for (int x = 0; x < pixels; x++) {
+    for (int32_t x = 0; x < pixels; x++) {
         for (int32_t c = 0; c < d->channels; c++) {
             uint32_t sum = (uint32_t)r->bias[c];
-            for (int32_t t = 0; t < d->taps; t++)
-                sum += (uint32_t)((int32_t)taps[t][(size_t)x * step + (size_t)c] * d->packed[(size_t)t * room + (size_t)c]);
-            int32_t q = dn_requantise((int32_t)sum, r->multiplier[c], r->shift[c]);
+            for (int32_t t = 0; t < d->k_h * d->k_w; t++) {
+                size_t pixel = (size_t)(x * d->stride_w + t % d->k_w * d->dil_w);
+                int32_t v = rows[t / d->k_w][pixel * (size_t)d->channels + (size_t)c];
+                sum += (uint32_t)(v * d->packed[(size_t)t * (size_t)d->channels + (size_t)c]);
+            }
+            int32_t q = dn_requantise_channel(r, c, (int32_t)sum);
             out[(size_t)x * (size_t)d->channels + (size_t)c] = dn_finish(q, r->zero_point, r->min, r->max);
         }
     }
@@ -61,6 +73,8 @@ const dn_kernels dn_kernels_scalar = {
     .nr = NR,
     .kr = KR,
     .gemm = gemm_4x1__scalar,
+    .depthwise_bytes = depthwise_bytes__scalar,
+    .pack_depthwise = pack_depthwise__scalar,
     .depthwise = depthwise__scalar,
     .add = add__scalar,
     .mul = mul__scalar,

@@ -51,9 +51,9 @@ static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from,
     size_t kr = (size_t)kernels->kr, k = ((size_t)g->k + kr - 1) / kr * kr;
     part.packed += from * k;
     part.n = (int32_t)(to - from);
-    const int32_t **arrays[] = {&part.requant.bias, &part.requant.multiplier, &part.requant.shift, &part.requant.left,
-                                &part.requant.right, &part.requant.half, &part.requant.away};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) *arrays[i] += from;
+    part.requant.bias += from;
+    part.requant.multiplier += from;
+    part.requant.shift += from;
     return part;
 }
 
@@ -86,27 +86,15 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
 static bool prepare_gemm(dn_model *m, int op, const int8_t *w, int32_t n, int32_t k, const dn_tensor *in,
                          const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
     int32_t *sum = calloc((size_t)n, sizeof *sum);
-    int64_t *magnitude = calloc((size_t)n, sizeof *magnitude);
-    bool fine = sum != NULL && magnitude != NULL, fits = true;
-    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", n);
-    for (int32_t c = 0; fine && c < n; c++) {
-        for (int32_t i = 0; i < k; i++) {
-            int32_t v = w[(size_t)c * (size_t)k + (size_t)i];
-            sum[c] = (int32_t)((uint32_t)sum[c] + (uint32_t)v);
-            magnitude[c] += abs(v);
-        }
-    }
-    fine = fine && dn_make_requant(m, op, n, in, bias, out, scale, sum, magnitude, &p->gemm.requant, &fits);
-    if (fine) {
-        p->kernels = fits ? m->kernels : &dn_kernels_scalar;
-        p->gemm.n = n;
-        p->gemm.k = k;
-        p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
-        fine = p->gemm.packed != NULL;
-    }
+    if (sum == NULL) return DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", n);
+    for (size_t i = 0; i < (size_t)n * (size_t)k; i++) sum[i / (size_t)k] += w[i];
+    bool fine = dn_make_requant(m, op, n, in, bias, out, scale, sum, &p->gemm.requant, &p->kernels);
     free(sum);
-    free(magnitude);
-    return fine;
+    if (!fine) return false;
+    p->gemm.n = n;
+    p->gemm.k = k;
+    p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
+    return p->gemm.packed != NULL;
 }
 
 static bool prepare_tiles(dn_model *m, int op, conv *p) {
@@ -188,6 +176,7 @@ bool dn_prepare_dense(dn_model *m, int op) {
                              &p->gemm.requant.min, &p->gemm.requant.max) ||
         !dense_scales(m, op, in, w, out, &scale))
         return false;
+    p->gemm.requant.once = w->scales.count != 1;
     p->rows = in->count / (size_t)k;
     p->direct = true;
     bool fine = prepare_gemm(m, op, (const int8_t *)w->data, n, k, in, bias, out, scale, p);

@@ -4,49 +4,50 @@
 
 #include "prepare.h"
 
-enum { MAX_TAPS = 128 };
+enum { MAX_ROWS = 16, STRIPE_BYTES = 64 * 1024 };
 
 typedef struct {
     const dn_kernels *kernels; /* NULL: the plain loop */
     dn_depthwise depthwise;
     int32_t batch, in_h, in_w, in_c, out_h, out_w, out_c, multiplier, k_h, k_w, stride_h, stride_w, dil_h, dil_w;
     int32_t pad_top, pad_left;
-    int32_t inner_from, inner_to; /* output columns whose windows lie inside the picture */
-    const dn_act *blank;          /* a line of the input's zero point, as long as an input line */
+    int32_t wide;   /* pixels of a padded input row */
+    int32_t stripe; /* output rows made from one padded copy of the input */
+    dn_act zero;
 } depthwise;
 
-/* taps[]: where each tap of output pixel (y, x) lies; outside the picture: the blank line. */
-static void find_taps(const depthwise *p, const dn_act *picture, int32_t y, int32_t x, const dn_act **taps) {
-    size_t c = (size_t)p->in_c;
-    for (int32_t ky = 0; ky < p->k_h; ky++) {
-        int32_t in_y = y * p->stride_h - p->pad_top + ky * p->dil_h;
-        for (int32_t kx = 0; kx < p->k_w; kx++) {
-            int32_t in_x = x * p->stride_w - p->pad_left + kx * p->dil_w;
-            bool inside_x = in_x >= 0 && in_x < p->in_w;
-            const dn_act *line = p->blank;
-            if (in_y >= 0 && in_y < p->in_h && inside_x) line = picture + (size_t)in_y * (size_t)p->in_w * c;
-            *taps++ = line + (inside_x ? (size_t)in_x * c : 0);
+/* Input rows [y0, y0 + rows) with their padding, to [rows][wide][in_c]. */
+static void pad_rows(const depthwise *p, const dn_act *picture, int32_t y0, int32_t rows, dn_act *to) {
+    size_t c = (size_t)p->in_c, wide = (size_t)p->wide * c, left = (size_t)p->pad_left * c, line = (size_t)p->in_w * c;
+    size_t copied = left + line < wide ? line : wide - left;
+    for (int32_t y = y0; y < y0 + rows; y++, to += wide) {
+        if (y < 0 || y >= p->in_h) {
+            memset(to, (uint8_t)p->zero, wide);
+            continue;
         }
+        memset(to, (uint8_t)p->zero, left);
+        memcpy(to + left, picture + (size_t)y * line, copied);
+        memset(to + left + copied, (uint8_t)p->zero, wide - left - copied);
     }
 }
 
 static void run_depthwise(dn_model *m, int op, int part, int parts) {
     const depthwise *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
-    dn_act *out = dn_data(m, m->op[op].output[0]);
-    size_t c = (size_t)p->in_c, from, to;
-    const dn_act *taps[MAX_TAPS];
+    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
+    size_t c = (size_t)p->in_c, wide = (size_t)p->wide * c, from, to;
+    const dn_act *rows[MAX_ROWS];
     dn_share((size_t)p->batch * (size_t)p->out_h, 1, part, parts, &from, &to);
-    for (size_t line = from; line < to; line++) {
-        const dn_act *picture = in + line / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
-        int32_t y = (int32_t)(line % (size_t)p->out_h);
-        dn_act *to_line = out + line * (size_t)p->out_w * c;
-        for (int32_t x = 0; x < p->out_w;) {
-            bool inner = x >= p->inner_from && x < p->inner_to;
-            int32_t pixels = inner ? p->inner_to - x : 1;
-            find_taps(p, picture, y, x, taps);
-            p->kernels->depthwise(&p->depthwise, taps, (size_t)p->stride_w * c, pixels, to_line + (size_t)x * c);
-            x += pixels;
+    while (from < to) {
+        const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
+        int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe;
+        if (count > p->out_h - y) count = p->out_h - y;
+        if ((size_t)count > to - from) count = (int32_t)(to - from);
+        pad_rows(p, picture, y * p->stride_h - p->pad_top, (count - 1) * p->stride_h + (p->k_h - 1) * p->dil_h + 1, padded);
+        for (int32_t i = 0; i < count; i++, from++) {
+            for (int32_t ky = 0; ky < p->k_h; ky++)
+                rows[ky] = padded + (size_t)(i * p->stride_h + ky * p->dil_h) * wide;
+            p->kernels->depthwise(&p->depthwise, rows, p->out_w, out + from * (size_t)p->out_w * c);
         }
     }
 }
@@ -70,14 +71,14 @@ static void run_any(dn_model *m, int op, int part, int parts) {
                 for (int32_t ky = 0; ky < p->k_h; ky++) {
                     for (int32_t kx = 0; kx < p->k_w; kx++) {
                         int32_t in_y = y0 + ky * p->dil_h, in_x = x0 + kx * p->dil_w;
-                        int32_t v = *p->blank;
+                        int32_t v = p->zero;
                         if (in_y >= 0 && in_y < p->in_h && in_x >= 0 && in_x < p->in_w)
                             v = picture[((size_t)in_y * (size_t)p->in_w + (size_t)in_x) * c + o / (size_t)p->multiplier];
                         size_t tap = (size_t)ky * (size_t)p->k_w + (size_t)kx;
                         sum += (uint32_t)(v * p->depthwise.packed[tap * n + o]);
                     }
                 }
-                int32_t q = dn_requantise((int32_t)sum, r->multiplier[o], r->shift[o]);
+                int32_t q = dn_requantise_channel(r, (int32_t)o, (int32_t)sum);
                 pixel[o] = dn_finish(q, r->zero_point, r->min, r->max);
             }
         }
@@ -86,42 +87,43 @@ static void run_any(dn_model *m, int op, int part, int parts) {
 
 /* Sums of weights per channel, and the requantisation. */
 static bool prepare_sums(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *bias,
-                         const dn_tensor *out, depthwise *p, bool *fits) {
-    size_t n = (size_t)p->out_c;
+                         const dn_tensor *out, depthwise *p) {
     double *scale = NULL;
-    int32_t *sum = calloc(n, sizeof *sum);
-    int64_t *magnitude = calloc(n, sizeof *magnitude);
-    bool fine = sum != NULL && magnitude != NULL;
-    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %zu sums", n);
+    int32_t *sum = calloc((size_t)p->out_c, sizeof *sum);
+    bool fine = sum != NULL;
+    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", p->out_c);
     fine = fine && dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale);
-    for (size_t i = 0; fine && i < w->count; i++) {
-        int32_t v = (int8_t)w->data[i];
-        sum[i % n] += v;
-        magnitude[i % n] += abs(v);
-    }
-    fine = fine && dn_make_requant(m, op, p->out_c, in, bias, out, scale, sum, magnitude, &p->depthwise.requant, fits);
+    for (size_t i = 0; fine && i < w->count; i++) sum[i % (size_t)p->out_c] += (int8_t)w->data[i];
+    fine = fine && dn_make_requant(m, op, p->out_c, in, bias, out, scale, sum, &p->depthwise.requant, &p->kernels);
     free(scale);
     free(sum);
-    free(magnitude);
     return fine;
 }
 
 static bool prepare_weights(dn_model *m, const dn_tensor *w, depthwise *p) {
-    size_t n = (size_t)p->out_c, taps = w->count / n;
-    size_t room = p->kernels == NULL ? n : (n + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
-    int8_t *packed = dn_pool(m, taps * room);
+    const int8_t *from = (const int8_t *)w->data;
+    int8_t *packed = dn_pool(m, p->kernels == NULL ? w->count : p->kernels->depthwise_bytes(p->out_c, p->k_h, p->k_w));
     if (packed == NULL) return false;
-    for (size_t t = 0; t < taps; t++) memcpy(packed + t * room, w->data + t * n, n);
+    if (p->kernels == NULL) memcpy(packed, from, w->count);
+    else p->kernels->pack_depthwise(from, p->out_c, p->k_h, p->k_w, packed);
     p->depthwise.packed = packed;
     return true;
 }
 
-static void find_inner(depthwise *p) {
-    int32_t span = (p->k_w - 1) * p->dil_w;
-    p->inner_from = (p->pad_left + p->stride_w - 1) / p->stride_w;
-    int32_t last = p->in_w - 1 - span + p->pad_left; /* of the window's first column, plus pad_left */
-    p->inner_to = last < 0 ? 0 : last / p->stride_w + 1;
-    if (p->inner_to > p->out_w) p->inner_to = p->out_w;
+/* How many output rows go through one padded copy, and how much room that takes. */
+static bool prepare_stripe(dn_model *m, int op, depthwise *p) {
+    int32_t span = (p->k_h - 1) * p->dil_h + 1;
+    int64_t wide = (int64_t)(p->out_w - 1) * p->stride_w + (int64_t)(p->k_w - 1) * p->dil_w + 1;
+    int64_t row = wide * p->in_c;
+    if (row > (int64_t)(m->max_bytes / (size_t)(span > 0 ? span : 1)))
+        return DN_REFUSE(m, op, DN_TOO_LARGE, "windows of %lld bytes a row", (long long)row);
+    int64_t stripe = (STRIPE_BYTES / row - span) / p->stride_h + 1;
+    if (stripe > p->out_h) stripe = p->out_h;
+    if (stripe < 1) stripe = 1;
+    p->wide = (int32_t)wide;
+    p->stripe = (int32_t)stripe;
+    m->op[op].scratch_bytes = (size_t)((stripe - 1) * p->stride_h + span) * (size_t)row;
+    return true;
 }
 
 bool dn_prepare_depthwise(dn_model *m, int op) {
@@ -152,19 +154,17 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     p->out_w = win.out_w;
     p->pad_top = win.pad_top;
     p->pad_left = win.pad_left;
+    p->zero = (dn_act)dn_arena_zero(in);
     p->depthwise.channels = p->out_c;
-    p->depthwise.taps = p->k_h * p->k_w;
-    p->depthwise.kernel_w = p->k_w;
-    find_inner(p);
-    bool fits = false;
-    size_t line = (size_t)p->in_w * (size_t)p->in_c;
-    dn_act *blank = dn_pool(m, line);
-    if (blank == NULL || !prepare_sums(m, op, in, w, bias, out, p, &fits)) return false;
-    memset(blank, (uint8_t)dn_arena_zero(in), line + DN_SLACK);
-    p->blank = blank;
-    if (p->multiplier == 1 && p->depthwise.taps <= MAX_TAPS) p->kernels = fits ? m->kernels : &dn_kernels_scalar;
+    p->depthwise.k_h = p->k_h;
+    p->depthwise.k_w = p->k_w;
+    p->depthwise.stride_w = p->stride_w;
+    p->depthwise.dil_w = p->dil_w;
+    if (!prepare_sums(m, op, in, w, bias, out, p)) return false;
+    if (p->multiplier != 1 || p->k_h > MAX_ROWS) p->kernels = NULL;
+    else if (!prepare_stripe(m, op, p)) return false;
     m->op[op].run = p->kernels == NULL ? run_any : run_depthwise;
-    m->op[op].macs = (uint64_t)out->count * (uint64_t)p->depthwise.taps;
+    m->op[op].macs = (uint64_t)out->count * (uint64_t)(p->k_h * p->k_w);
     m->op[op].params = p;
     return prepare_weights(m, w, p);
 }

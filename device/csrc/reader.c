@@ -72,10 +72,16 @@ static bool read_data(dn_model *m, const file *f, dn_table table, int index, dn_
     if (buffer >= f->buffers.count)
         return dn_fail(m->error, DN_MALFORMED, "tensor %d is in buffer %u of %u", index, buffer, f->buffers.count);
     dn_table b = dn_fb_table_in(&m->fb, f->buffers, buffer, "buffer");
-    if (dn_fb_int(&m->fb, b, BUFFER_OFFSET, 8, 0) > 1)
-        return dn_fail(m->error, DN_UNSUPPORTED, "tensor %d: its data lies outside the flatbuffer", index);
     dn_vector data = dn_fb_vector(&m->fb, b, BUFFER_DATA, 1, "buffer data");
+    uint64_t offset = (uint64_t)dn_fb_int(&m->fb, b, BUFFER_OFFSET, 8, 0);
+    uint64_t size = (uint64_t)dn_fb_int(&m->fb, b, BUFFER_SIZE, 8, 0);
     if (dn_fb_failed(&m->fb)) return false;
+    if (offset > 1) { /* the data lies behind the flatbuffer, counted from the file's start */
+        if (offset > m->fb.size || size > m->fb.size - offset)
+            return dn_fail(m->error, DN_MALFORMED, "tensor %d: %llu bytes at %llu, in a file of %zu", index,
+                           (unsigned long long)size, (unsigned long long)offset, m->fb.size);
+        data = (dn_vector){(size_t)offset, (uint32_t)size};
+    }
     if (data.count == 0) return true;
     size_t bytes = type_bytes(t->type);
     if (bytes != 0 && data.count != t->count * bytes)

@@ -96,28 +96,24 @@ static bool read_bias(dn_model *m, int op, const dn_tensor *bias, int32_t channe
 }
 
 bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
-                     const dn_tensor *out, const double *scale, const int32_t *weights_sum, const int64_t *weights_abs,
-                     dn_requant *r, bool *fits) {
+                     const dn_tensor *out, const double *scale, const int32_t *weights_sum, dn_requant *r,
+                     const dn_kernels **kernels) {
     size_t room = ((size_t)channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
-    int32_t *v = dn_pool(m, 7 * room * sizeof *v);
+    int32_t *v = dn_pool(m, 3 * room * sizeof *v);
     if (v == NULL) return false;
-    int32_t *biases = v, *multiplier = v + room, *shift = v + 2 * room, *left = v + 3 * room, *right = v + 4 * room;
-    int32_t *half = v + 5 * room, *away = v + 6 * room;
+    int32_t *biases = v, *multiplier = v + room, *shift = v + 2 * room;
     if (!read_bias(m, op, bias, channels, biases)) return false;
-    *fits = true;
+    *kernels = m->kernels;
     for (int32_t c = 0; c < channels; c++) {
         if (!dn_quantise_multiplier(scale[c], &multiplier[c], &shift[c]))
             return DN_REFUSE(m, op, DN_UNSUPPORTED, "channel %d is scaled by %g", c, scale[c]);
-        int64_t magnitude = weights_abs[c] * 255 + llabs((long long)biases[c]);
-        left[c] = (shift[c] > 0 ? shift[c] : 0) + 1;
-        right[c] = shift[c] > 0 ? 0 : -shift[c];
-        half[c] = right[c] > 0 ? (int32_t)(1u << (right[c] - 1)) : 0;
-        away[c] = right[c] > 0 ? -1 : 0;
-        if (magnitude >= (1LL << 31) >> left[c]) *fits = false;
+        if (shift[c] >= 0 && multiplier[c] != 0) *kernels = &dn_kernels_scalar;
         biases[c] = (int32_t)((uint32_t)biases[c] - (uint32_t)dn_arena_zero(in) * (uint32_t)weights_sum[c]);
     }
-    *r = (dn_requant){.bias = biases, .multiplier = multiplier, .shift = shift, .left = left, .right = right,
-                      .half = half, .away = away, .zero_point = dn_arena_zero(out), .min = r->min, .max = r->max};
+    r->bias = biases;
+    r->multiplier = multiplier;
+    r->shift = shift;
+    r->zero_point = dn_arena_zero(out);
     return true;
 }
 
@@ -128,6 +124,9 @@ bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h
         return DN_REFUSE(m, op, DN_MALFORMED, "window %d×%d, strides %d, %d, dilations %d, %d", k_h, k_w, stride_h,
                          stride_w, dil_h, dil_w);
     int64_t span[2] = {(int64_t)(k_h - 1) * dil_h + 1, (int64_t)(k_w - 1) * dil_w + 1};
+    if (span[0] > 1 << 24 || span[1] > 1 << 24)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "a window that spans %lld×%lld pixels", (long long)span[0],
+                         (long long)span[1]);
     int64_t size[2] = {in->dim[1], in->dim[2]}, stride[2] = {stride_h, stride_w}, out[2], pad[2];
     if (padding != PADDING_SAME && padding != PADDING_VALID)
         return DN_REFUSE(m, op, DN_MALFORMED, "padding %d", padding);
