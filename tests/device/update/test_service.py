@@ -124,7 +124,7 @@ def test_wrong_golden_vectors_are_refused(cloud, board):
 def test_refused_student_leaves_nothing_behind(cloud, board):
     before = sorted(path.name for path in (board.state_dir / "store/students").iterdir())
     board.take(2, tiny.student(2, golden_shift=1))
-    assert sorted(path.name for path in (board.state_dir / "store/students").iterdir()) == before
+    until(lambda: sorted(path.name for path in (board.state_dir / "store/students").iterdir()) == before)
     assert not list((board.state_dir / "store/partial").iterdir())
 
 
@@ -156,7 +156,8 @@ def test_timer_takes_a_newer_student_but_not_one_held_back_or_rejected(cloud, ma
     board.service.check_now()
     cloud.publish(4, tiny.numbered(4))
     board.service.check_now()
-    until(lambda: board.running_version == 4)
+    until(lambda: board.service.record.update.phase == "committed")
+    assert board.running_version == 4
     assert len(board.service.record.history) == tried + 1
 
 

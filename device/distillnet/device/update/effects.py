@@ -13,7 +13,7 @@ from distillnet.device.config import DeviceConfig
 from distillnet.device.slot import Behaviour, ModelSlot, SwapError
 from distillnet.device.update import admission
 from distillnet.device.update.backoff import Backoff
-from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TransientError
+from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TooSlowError, TransientError
 from distillnet.device.update.fetcher import FetchLimits, GrpcFetcher
 from distillnet.device.update.identity import DeviceIdentity
 from distillnet.device.update.link import FleetLink
@@ -84,7 +84,7 @@ class BoardEffects:
             try:
                 return self._fetch_once(wanted)
             except TransientError as exc:
-                if self._received:
+                if self._received and not isinstance(exc, TooSlowError):
                     fruitless = 0
                     self._backoff.reset()
                 fruitless += 1

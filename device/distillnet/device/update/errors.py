@@ -21,6 +21,10 @@ class TransientError(UpdateError):
     """The network failed in a way that trying again may cure."""
 
 
+class TooSlowError(TransientError):
+    """The server sent next to nothing for too long. What came does not count as progress: a trickle is an attack."""
+
+
 class StoppedError(UpdateError):
     """The daemon is stopping; the update goes on at the next start."""
 

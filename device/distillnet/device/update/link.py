@@ -111,7 +111,8 @@ class FleetLink:
                 log.error("%s", exc)
                 wait_s = self._backoff.next_s()
             except Exception:
-                log.exception("the link to the fleet failed in a way nobody thought of")
+                if not self._stop.is_set():  # a channel closed under a starting call raises ValueError
+                    log.exception("the link to the fleet failed in a way nobody thought of")
                 wait_s = self._backoff.next_s()
             self._stop.wait(wait_s)
 

@@ -24,7 +24,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, TargetFile, Targets
 from tuf.ngclient import Updater, UpdaterConfig
 
-from distillnet.device.update.errors import RefusedError, StoppedError, TransientError
+from distillnet.device.update.errors import RefusedError, StoppedError, TooSlowError, TransientError
 from distillnet.device.update.fetcher import ConnectionLostError, GrpcFetcher
 from distillnet.device.update.files import Files
 from distillnet.proto.archive import MAX_STUDENT_BYTES
@@ -178,7 +178,7 @@ def _translated(action: Callable[[], Any]) -> None:
             raise StoppedError("the daemon is stopping") from exc
         raise TransientError(str(exc)) from exc
     except SlowRetrievalError as exc:
-        raise TransientError(f"too slow: {exc}") from exc
+        raise TooSlowError(f"too slow: {exc}") from exc
     except DownloadLengthMismatchError as exc:
         raise RefusedError(f"more bytes than allowed: {exc}", final=False) from exc
     except DownloadHTTPError as exc:

@@ -192,6 +192,8 @@ class SimulatedCloud:
         self._streams: dict[str, queue.Queue] = {}
         self._lock = threading.Condition()
         self._serial = 0
+        self.closing = threading.Event()
+        self.undo: Callable[[], object] = lambda: None
 
     def __enter__(self) -> "SimulatedCloud":
         self._server = grpc.server(futures.ThreadPoolExecutor(16))
@@ -209,6 +211,7 @@ class SimulatedCloud:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         with self._lock:
             for stream in self._streams.values():
                 stream.put(None)

@@ -1,0 +1,93 @@
+"""A student on probation goes for being slow, wrong, failing or noisy, and for nothing else."""
+
+import threading
+
+import numpy as np
+import pytest
+import tiny
+
+from distillnet.device.slot import Behaviour, ModelSlot
+from distillnet.device.update.watch import Beside, Comparison, probation_verdict, shadow_verdict, wait_watching
+from distillnet.engine.student import Student
+
+
+def behaviour(*, ms: float = 5.0, frames: int = 300, events: int = 0, errors: int = 0, seconds: float = 10.0):
+    rng = np.random.default_rng(0)
+    return Behaviour(
+        digest="", duration_s=seconds, frames=frames, dropped=0, errors=errors, events=events,
+        infer_ms=ms * rng.uniform(0.9, 1.1, frames),
+    )  # fmt: skip
+
+
+def verdict(now, before, comparison=None):
+    return probation_verdict(now, before, comparison, max_latency_ratio=2.0, max_event_ratio=5.0)
+
+
+def test_same_behaviour_passes():
+    assert verdict(behaviour(events=3), behaviour(events=3), Comparison(frames=20, disagreement=0.1)) == ""
+
+
+def test_slow_student_goes():
+    assert "p99 latency" in verdict(behaviour(ms=15), behaviour(ms=5))
+
+
+def test_lone_hiccups_and_tiny_differences_do_not_count():
+    hiccups = behaviour(ms=5)
+    hiccups.infer_ms[:6] = 80.0
+    assert verdict(hiccups, behaviour(ms=5)) == ""
+    assert verdict(behaviour(ms=1.0), behaviour(ms=0.3)) == ""
+
+
+def test_event_storm_goes_also_where_there_were_no_events_before():
+    assert "events in 10 s" in verdict(behaviour(events=60), behaviour(events=10))
+    assert "events in 10 s" in verdict(behaviour(events=30), behaviour(events=0))
+
+
+def test_few_events_after_none_are_no_storm():
+    assert verdict(behaviour(events=4), behaviour(events=0)) == ""
+
+
+def test_failing_inferences_go_even_without_a_predecessor():
+    assert "inferences failed" in verdict(behaviour(errors=10, frames=20), None)
+
+
+def test_wrong_scores_go():
+    assert "scores differ by 0.90" in verdict(behaviour(), behaviour(), Comparison(frames=20, disagreement=0.9))
+    assert verdict(behaviour(), behaviour(), Comparison(frames=5, disagreement=0.9)) == ""
+
+
+def test_nothing_is_concluded_from_a_short_baseline():
+    assert verdict(behaviour(ms=50), behaviour(ms=5, frames=10)) == ""
+
+
+def test_shadow_judges_scores_speed_and_failures():
+    live = behaviour(ms=5)
+    assert shadow_verdict(Comparison(frames=50, disagreement=0.1, latency_ms=[5.0] * 50), live, 2.0) == ""
+    assert "median latency" in shadow_verdict(Comparison(frames=50, latency_ms=[40.0] * 50), live, 2.0)
+    assert "scores differ" in shadow_verdict(Comparison(frames=50, disagreement=0.8, latency_ms=[5.0]), live, 2.0)
+    assert "failed" in shadow_verdict(Comparison(errors=3), live, 2.0)
+
+
+def test_watching_stops_at_the_first_verdict_and_when_told():
+    verdicts = iter(["", "", "bad"])
+    assert wait_watching(60, lambda: next(verdicts), threading.Event(), tick_s=0) == "bad"
+    stopped = threading.Event()
+    stopped.set()
+    assert wait_watching(60, lambda: "never asked", stopped) == ""
+
+
+@pytest.mark.parametrize(("events", "differs"), [(("cat", "dog"), True), (("bird", "fish"), False)])
+def test_beside_compares_only_the_events_both_students_have(events, differs):
+    live = Student.load(tiny.student(1, seed=1), engine="litert")
+    other = Student.load(tiny.student(2, seed=7, events=events), engine="litert")
+    slot = ModelSlot(live)
+    rng = np.random.default_rng(0)
+    with Beside(slot, other) as beside:
+        for _ in range(400):
+            frame = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            slot.record_inference(frame, None, live.scores(frame))
+            if beside.result().frames >= 5:
+                break
+            threading.Event().wait(0.002)
+    assert beside.result().frames >= 5
+    assert (beside.result().disagreement > 0) == differs
