@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: help install develop demo test check lint unit ctest stubs clean broker
+.PHONY: help install develop demo test check lint unit ctest stubs clean broker wheels deb test-arm
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,16 @@ ctest: $(VENV)/.deps ## The engine's C tests under ASan and UBSan
 	$(BIN)/cmake -S . -B build/san -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDN_SANITIZE=ON >/dev/null
 	$(BIN)/cmake --build build/san
 	cd build/san && $(abspath $(BIN))/ctest --output-on-failure
+
+wheels: $(VENV)/.deps ## abi3 wheels for x86_64 and aarch64 into dist/, audited
+	$(BIN)/python deploy/wheels.py
+
+deb: $(VENV)/.deps ## Debian packages of the device for amd64 and arm64 into dist/
+	$(BIN)/python deploy/debs.py
+
+test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors: same outputs, same event lines
+	@test -e $(VENV)/.develop || $(MAKE) install
+	DISTILLNET_ARM_CPUS=cortex-a53,cortex-a72,max $(BIN)/pytest -rs tests/deploy/test_arm.py
 
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
