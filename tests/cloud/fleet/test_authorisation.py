@@ -67,6 +67,8 @@ CALLS = {
         lambda c: _admin(c).SteerRollout(admin_pb2.SteerRolloutRequest(id=99, action="ACTION_PAUSE"), timeout=9),
         Code.NOT_FOUND,
     ),
+    "Admin/ListEvents": (lambda c: _admin(c).ListEvents(admin_pb2.ListEventsRequest(), timeout=9), None),
+    "Admin/ListTelemetry": (lambda c: _admin(c).ListTelemetry(admin_pb2.ListTelemetryRequest(), timeout=9), None),
     "Admin/GrantAccess": (
         lambda c: _admin(c).GrantAccess(admin_pb2.GrantAccessRequest(name="x", role="viewer"), timeout=9),
         Code.INVALID_ARGUMENT,

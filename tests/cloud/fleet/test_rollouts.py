@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import select
 
-from distillnet.cloud.fleet import devices, rollouts
+from distillnet.cloud.fleet import devices, rollouts, telemetry
 from distillnet.cloud.fleet.access import Spent
 from distillnet.cloud.fleet.database import Assignment, Database, Model, Rollout, RolloutDevice
 from distillnet.cloud.fleet.errors import RefusedError
@@ -225,6 +225,47 @@ def test_a_scheduled_rollout_starts_when_its_time_comes(fleet):
     for _ in range(10):
         fleet.step()
     assert fleet.state(which) == "done"
+
+
+def measure(fleet, p99_ms: float, digest: str, events: int = 0) -> None:
+    """Let every device tell a minute's telemetry and so many events."""
+
+    def work(session):
+        names = [f"d{n:03d}" for n in range(20)]
+        figures = {"reports": 1, "frames": 1, "dropped": 0, "gated": 0, "cpu_share": 0.1, "rss_bytes": 1}
+        latency = {"infer_p50_ms": 1.0, "end_to_end_p50_ms": 1.0, "end_to_end_p99_ms": p99_ms, "temperature_c": None}
+        common = {"ts": fleet.now, "interval_s": 60.0, "model_digest": digest} | figures | latency
+        telemetry.add_samples(session, [{"device": name} | common for name in names])
+        life = {"source": "cam", "zone": "", "event": "cat", "phase": "new", "end_ts": None, "top_score": 0.9}
+        when = {"start_ts": fleet.now, "model_digest": digest}
+        telemetry.add_events(
+            session,
+            [{"device": n, "id": f"{fleet.now}-{i}"} | life | when for n in names for i in range(events)],
+        )
+
+    fleet.database.write_now(work)
+
+
+@pytest.mark.parametrize(
+    ("p99_ms", "events", "why"), [(30.0, 1, "p99 latency is 3.00×"), (10.0, 20, "events an hour"), (11.0, 1, None)]
+)
+def test_telemetry_after_against_before_stops_a_rollout(fleet, p99_ms, events, why):
+    for _ in range(10):
+        measure(fleet, 10.0, OLD, 1)
+        fleet.now += 60
+    which = fleet.start(canary=3, soak_s=300, max_latency_ratio=1.5, max_event_ratio=4.0)
+    fleet.step()
+    fleet.step()
+    for _ in range(5):
+        fleet.step(30)
+        measure(fleet, p99_ms, DIGEST, events)
+        fleet.step(30)
+    reason = fleet.database.read_now(lambda session: session.get(Rollout, which).reason)
+    if why is None:
+        assert fleet.state(which) == "running"
+    else:
+        assert fleet.state(which) == "rolled-back" and why in reason
+        assert len(fleet.updated) == 3
 
 
 def test_one_rollout_at_a_time_and_only_sensible_plans(fleet):

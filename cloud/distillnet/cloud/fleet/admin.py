@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distillnet.cloud.fleet import access, devices, inventory, models, rollouts
+from distillnet.cloud.fleet import access, devices, inventory, models, rollouts, telemetry
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
@@ -162,6 +162,18 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._with.hub.wake()
         log.warning("%s: rollout %d is now %s: %s", by, steered.id, steered.state, steered.reason)
         return steered
+
+    async def ListEvents(self, request: admin_pb2.ListEventsRequest, context: Any) -> admin_pb2.ListEventsResponse:
+        """What devices saw, newest first."""
+        rows = await self._with.database.read(lambda session: telemetry.events(session, request))
+        return admin_pb2.ListEventsResponse(events=rows)
+
+    async def ListTelemetry(
+        self, request: admin_pb2.ListTelemetryRequest, context: Any
+    ) -> admin_pb2.ListTelemetryResponse:
+        """How devices fare, newest first."""
+        rows = await self._with.database.read(lambda session: telemetry.samples(session, request))
+        return admin_pb2.ListTelemetryResponse(samples=rows)
 
     async def GrantAccess(self, request: admin_pb2.GrantAccessRequest, context: Any) -> admin_pb2.GrantAccessResponse:
         """Sign a certificate for a person or a script."""

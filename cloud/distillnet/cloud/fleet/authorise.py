@@ -39,6 +39,8 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/distillnet.v1.Admin/StartRollout": OPERATE,
     "/distillnet.v1.Admin/ListRollouts": READ,
     "/distillnet.v1.Admin/SteerRollout": OPERATE,
+    "/distillnet.v1.Admin/ListEvents": READ,
+    "/distillnet.v1.Admin/ListTelemetry": READ,
     "/distillnet.v1.Admin/GrantAccess": ADMIN,
     "/distillnet.v1.Admin/RevokeAccess": ADMIN,
     "/grpc.health.v1.Health/Check": ANY,

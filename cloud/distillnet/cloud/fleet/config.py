@@ -46,6 +46,22 @@ class FleetSection(Strict):
     enroll_failures_per_minute: int = Field(default=20, ge=1, description="per address, then it has to wait")
 
 
+class MqttSection(Strict):
+    """`[mqtt]`: the broker that devices tell events and telemetry to. Unset host = nothing is taken in."""
+
+    host: str | None = None
+    port: int = Field(default=1883, ge=1, le=65535)
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = Field(default=None, description="TLS, verified by this CA")
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    group: str = Field(default="fleet", pattern=r"^[a-z0-9-]+$", description="services of one group share the messages")
+    telemetry_days: float = Field(default=14.0, gt=0, description="then one sample per hour is kept")
+    hourly_days: float = Field(default=400.0, gt=0)
+    event_days: float = Field(default=90.0, gt=0)
+
+
 class ServeConfig(Strict):
     """The whole file."""
 
@@ -53,6 +69,7 @@ class ServeConfig(Strict):
     storage: StorageSection = StorageSection()
     trust: TrustSection = TrustSection()
     fleet: FleetSection = FleetSection()
+    mqtt: MqttSection = MqttSection()
 
 
 def load(path: Path | None) -> ServeConfig:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Engine, ForeignKey, Index, String, Text, create_engine, event, text
+from sqlalchemy import JSON, BigInteger, Engine, ForeignKey, Index, String, Text, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -170,6 +170,45 @@ class RolloutDevice(Base):
     done_ts: Mapped[float | None]
     reason: Mapped[str] = mapped_column(Text, default="")
     __table_args__ = (Index("rollout_devices_state", "rollout", "wave", "state"),)
+
+
+class Event(Base):
+    """One life of one event, as far as the device has told it. No key to `devices`: messages may come before it."""
+
+    __tablename__ = "events"
+    device: Mapped[str] = mapped_column(String(63), primary_key=True)
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    source: Mapped[str] = mapped_column(String(63))
+    zone: Mapped[str] = mapped_column(String(63))
+    event: Mapped[str] = mapped_column(String(63))
+    phase: Mapped[str] = mapped_column(String(8))
+    start_ts: Mapped[float]
+    end_ts: Mapped[float | None]
+    top_score: Mapped[float]
+    model_digest: Mapped[str] = mapped_column(String(71))
+    __table_args__ = (Index("events_by_time", "start_ts"), Index("events_of_device", "device", "start_ts"))
+
+
+class Sample(Base):
+    """One telemetry report; after downsampling, an hour of them (`reports` > 1: means, and the worst p99)."""
+
+    __tablename__ = "samples"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    device: Mapped[str] = mapped_column(String(63))
+    ts: Mapped[float] = mapped_column(index=True)
+    reports: Mapped[int] = mapped_column(default=1)
+    interval_s: Mapped[float]
+    model_digest: Mapped[str] = mapped_column(String(71))
+    frames: Mapped[int]
+    dropped: Mapped[int]
+    gated: Mapped[int]
+    infer_p50_ms: Mapped[float]
+    end_to_end_p50_ms: Mapped[float]
+    end_to_end_p99_ms: Mapped[float]
+    cpu_share: Mapped[float]
+    rss_bytes: Mapped[int] = mapped_column(BigInteger)
+    temperature_c: Mapped[float | None]
+    __table_args__ = (Index("samples_of_device", "device", "ts"),)
 
 
 class Database:

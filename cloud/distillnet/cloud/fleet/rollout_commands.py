@@ -137,7 +137,7 @@ def resume(
     server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
 ) -> None:
-    """Go on; failures up to now count no more.
+    """Go on; failures up to now count no more, and telemetry is no longer judged.
 
     Example: distillnet rollout resume 3
     """

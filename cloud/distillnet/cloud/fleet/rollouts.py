@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import devices, models
+from distillnet.cloud.fleet import devices, models, verdict
 from distillnet.cloud.fleet.database import Assignment, Device, Rollout, RolloutDevice, Tag
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.proto.v1 import admin_pb2
@@ -127,7 +127,7 @@ def start(session: Session, request: admin_pb2.StartRolloutRequest, by: str, now
 
 
 def steer(session: Session, request: admin_pb2.SteerRolloutRequest, by: str, now: float) -> Rollout:
-    """Pause, resume, abort or take back.
+    """Pause, resume, abort or take back. Whoever resumes has looked: telemetry is judged no more, failures anew.
 
     Raises:
         RefusedError: no such rollout, or it is not in a state for that.
@@ -151,6 +151,7 @@ def steer(session: Session, request: admin_pb2.SteerRolloutRequest, by: str, now
     if request.action == kind.ACTION_RESUME:
         _collect(session, rollout, now)
         rollout.forgiven = _count(session, rollout, "failed")
+        rollout.plan = rollout.plan | {"max_latency_ratio": 0.0, "max_event_ratio": 0.0}
         _change(rollout, "scheduled" if rollout.start_ts > now else "running", reason, now)
     elif request.action == kind.ACTION_PAUSE:
         _change(rollout, "paused", reason, now)
@@ -179,7 +180,14 @@ def advance(session: Session, rollout_id: int, alive_since: float, now: float) -
     if rollout.state == "paused":
         return False
     plan = Plan.load(rollout.plan)
-    if (why := _failing(session, rollout, plan)) is not None:
+    why = _failing(session, rollout, plan) or verdict.against(
+        session,
+        rollout,
+        max_latency_ratio=plan.max_latency_ratio,
+        max_event_ratio=plan.max_event_ratio,
+        now=now,
+    )
+    if why is not None:
         return stop(session, rollout, plan, why, now)
     if _tell(session, rollout, plan, now):
         return True

@@ -22,8 +22,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
+from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices, keys, schema
+from distillnet.cloud.fleet import access, devices, keys, schema, telemetry
 from distillnet.cloud.fleet.admin import Administration, AdminService
 from distillnet.cloud.fleet.artifacts import ArtifactsService
 from distillnet.cloud.fleet.authorise import Authorise, Translate
@@ -34,6 +35,7 @@ from distillnet.cloud.fleet.enrollment import EnrollmentService, Enrolment, Fail
 from distillnet.cloud.fleet.errors import FleetError
 from distillnet.cloud.fleet.files import write_private
 from distillnet.cloud.fleet.hub import Hub
+from distillnet.cloud.fleet.intake import Intake
 from distillnet.cloud.fleet.pki import Authority, Bundle
 from distillnet.cloud.fleet.publish import LOCK, Publisher
 from distillnet.cloud.fleet.repository import Repository
@@ -143,6 +145,7 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
     fleet = service.config.fleet
     hub = Hub(service.database, service.instance, heartbeat_s=fleet.heartbeat_s, poll_s=fleet.poll_s, clock=time.time)
     checks = health.aio.HealthServicer()
+    intake = Intake(service.config.mqtt, service.database, service.instance) if service.config.mqtt.host else None
     server, port = _fleet_server(service, hub, checks)
     enrol_server, enroll_port = _enrol_server(service, checks, port)
     admin = _admin_bundle(service, port)
@@ -158,6 +161,8 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
     for name in _SERVICES:
         await checks.set(f"distillnet.v1.{name}", health_pb2.HealthCheckResponse.SERVING)
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+    if intake is not None:
+        intake.start()
     announce(Ready(port, enroll_port, service.data, admin))
     await stop.wait()
     log.info("stopping: %d streams are told to come back", len(hub))
@@ -168,6 +173,8 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await hub.flush()
+    if intake is not None:
+        await asyncio.to_thread(intake.stop)
 
 
 def _fleet_server(service: _Service, hub: Hub, checks: Any) -> tuple[Any, int]:
@@ -254,10 +261,17 @@ async def _upkeep(service: _Service) -> None:
             signed = await asyncio.to_thread(service.publisher.refresh)
             if signed:
                 log.info("signed anew: %s", ", ".join(signed))
-            oldest = time.time() - service.config.storage.report_days * 86400.0
-            await service.database.write(functools.partial(devices.forget_reports, before_ts=oldest))
+            await service.database.write(functools.partial(_forget, config=service.config, now=time.time()))
         except Exception:  # the next round tries again; half a lifetime is left for that
             log.exception("upkeep failed")
+
+
+def _forget(session: Session, config: ServeConfig, now: float) -> None:
+    devices.forget_reports(session, now - config.storage.report_days * 86400.0)
+    kept = config.mqtt
+    telemetry.retain(
+        session, now, raw_days=kept.telemetry_days, hourly_days=kept.hourly_days, event_days=kept.event_days
+    )
 
 
 def _names(config: ServeConfig) -> list[str]:

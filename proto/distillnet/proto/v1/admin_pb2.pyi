@@ -307,3 +307,91 @@ class Rollout(_message.Message):
     plan: RolloutPlan
     waves: _containers.RepeatedCompositeFieldContainer[Rollout.Wave]
     def __init__(self, id: _Optional[int] = ..., application: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., wave: _Optional[int] = ..., created_ts: _Optional[float] = ..., changed_ts: _Optional[float] = ..., created_by: _Optional[str] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., waves: _Optional[_Iterable[_Union[Rollout.Wave, _Mapping]]] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("device", "event", "since_ts", "limit")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    event: str
+    since_ts: float
+    limit: int
+    def __init__(self, device: _Optional[str] = ..., event: _Optional[str] = ..., since_ts: _Optional[float] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    class Event(_message.Message):
+        __slots__ = ("id", "device", "source", "zone", "event", "phase", "start_ts", "end_ts", "top_score", "model_digest")
+        ID_FIELD_NUMBER: _ClassVar[int]
+        DEVICE_FIELD_NUMBER: _ClassVar[int]
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        ZONE_FIELD_NUMBER: _ClassVar[int]
+        EVENT_FIELD_NUMBER: _ClassVar[int]
+        PHASE_FIELD_NUMBER: _ClassVar[int]
+        START_TS_FIELD_NUMBER: _ClassVar[int]
+        END_TS_FIELD_NUMBER: _ClassVar[int]
+        TOP_SCORE_FIELD_NUMBER: _ClassVar[int]
+        MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+        id: str
+        device: str
+        source: str
+        zone: str
+        event: str
+        phase: str
+        start_ts: float
+        end_ts: float
+        top_score: float
+        model_digest: str
+        def __init__(self, id: _Optional[str] = ..., device: _Optional[str] = ..., source: _Optional[str] = ..., zone: _Optional[str] = ..., event: _Optional[str] = ..., phase: _Optional[str] = ..., start_ts: _Optional[float] = ..., end_ts: _Optional[float] = ..., top_score: _Optional[float] = ..., model_digest: _Optional[str] = ...) -> None: ...
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[ListEventsResponse.Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[ListEventsResponse.Event, _Mapping]]] = ...) -> None: ...
+
+class ListTelemetryRequest(_message.Message):
+    __slots__ = ("device", "since_ts", "limit")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    since_ts: float
+    limit: int
+    def __init__(self, device: _Optional[str] = ..., since_ts: _Optional[float] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListTelemetryResponse(_message.Message):
+    __slots__ = ("samples",)
+    class Sample(_message.Message):
+        __slots__ = ("device", "ts", "interval_s", "model_digest", "frames", "dropped", "gated", "infer_p50_ms", "end_to_end_p50_ms", "end_to_end_p99_ms", "cpu_share", "rss_bytes", "temperature_c", "reports")
+        DEVICE_FIELD_NUMBER: _ClassVar[int]
+        TS_FIELD_NUMBER: _ClassVar[int]
+        INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+        MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+        FRAMES_FIELD_NUMBER: _ClassVar[int]
+        DROPPED_FIELD_NUMBER: _ClassVar[int]
+        GATED_FIELD_NUMBER: _ClassVar[int]
+        INFER_P50_MS_FIELD_NUMBER: _ClassVar[int]
+        END_TO_END_P50_MS_FIELD_NUMBER: _ClassVar[int]
+        END_TO_END_P99_MS_FIELD_NUMBER: _ClassVar[int]
+        CPU_SHARE_FIELD_NUMBER: _ClassVar[int]
+        RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+        TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+        REPORTS_FIELD_NUMBER: _ClassVar[int]
+        device: str
+        ts: float
+        interval_s: float
+        model_digest: str
+        frames: int
+        dropped: int
+        gated: int
+        infer_p50_ms: float
+        end_to_end_p50_ms: float
+        end_to_end_p99_ms: float
+        cpu_share: float
+        rss_bytes: int
+        temperature_c: float
+        reports: int
+        def __init__(self, device: _Optional[str] = ..., ts: _Optional[float] = ..., interval_s: _Optional[float] = ..., model_digest: _Optional[str] = ..., frames: _Optional[int] = ..., dropped: _Optional[int] = ..., gated: _Optional[int] = ..., infer_p50_ms: _Optional[float] = ..., end_to_end_p50_ms: _Optional[float] = ..., end_to_end_p99_ms: _Optional[float] = ..., cpu_share: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., temperature_c: _Optional[float] = ..., reports: _Optional[int] = ...) -> None: ...
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[ListTelemetryResponse.Sample]
+    def __init__(self, samples: _Optional[_Iterable[_Union[ListTelemetryResponse.Sample, _Mapping]]] = ...) -> None: ...

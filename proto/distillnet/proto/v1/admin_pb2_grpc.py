@@ -85,6 +85,16 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/distillnet.v1.Admin/ListEvents',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.ListTelemetry = channel.unary_unary(
+                '/distillnet.v1.Admin/ListTelemetry',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.FromString,
+                _registered_method=True)
         self.GrantAccess = channel.unary_unary(
                 '/distillnet.v1.Admin/GrantAccess',
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.SerializeToString,
@@ -161,6 +171,18 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTelemetry(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GrantAccess(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -225,6 +247,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SteerRollout,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'ListTelemetry': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTelemetry,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.SerializeToString,
             ),
             'GrantAccess': grpc.unary_unary_rpc_method_handler(
                     servicer.GrantAccess,
@@ -508,6 +540,60 @@ class Admin:
             '/distillnet.v1.Admin/SteerRollout',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.SteerRolloutRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.Rollout.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/ListEvents',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTelemetry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/ListTelemetry',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.FromString,
             options,
             channel_credentials,
             insecure,
