@@ -1,13 +1,18 @@
 """A real int8 student, real videos and a real broker for the device's tests."""
 
+import getpass
+import json
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
 
 from distillnet.engine import load
@@ -130,6 +135,51 @@ def write_video(path: Path, frames: int, episodes: list[Episode], size: tuple[in
     return path
 
 
+class PersistentSubscriber:
+    """A subscriber whose session the broker keeps while it is away: it loses nothing either."""
+
+    def __init__(self, port: int, topic: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        connected = threading.Event()
+        self._client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, "kept", clean_session=False, protocol=paho.MQTTv311
+        )
+        self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        self._client.on_message = lambda c, u, message: self.events.append(json.loads(message.payload))
+        self._client.on_subscribe = lambda *_: connected.set()
+        self._client.connect("127.0.0.1", port)
+        self._client.subscribe(topic, qos=1)
+        self._client.loop_start()
+        assert connected.wait(10)
+
+    def seqs(self) -> set[int]:
+        return {event["seq"] for event in list(self.events)}
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def persistent_subscriber(broker: "Broker") -> Iterator[Callable[[str], PersistentSubscriber]]:
+    """`persistent_subscriber(topic)`."""
+    made: list[PersistentSubscriber] = []
+
+    def make(topic: str) -> PersistentSubscriber:
+        made.append(PersistentSubscriber(broker.port, topic))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def make_video(tmp_path: Path) -> Callable[..., Path]:
+    """`make_video(name, frames, episodes)`: see `write_video`."""
+    return lambda name, frames, episodes, **options: write_video(tmp_path / name, frames, episodes, **options)
+
+
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """Five seconds: red from 1 s to 2 s, green from 3 s to 4 s."""
@@ -147,12 +197,20 @@ class Broker:
     def start(self) -> None:
         config = self.directory / "mosquitto.conf"
         config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
+            f"user {getpass.getuser()}\npersistence true\npersistence_location {self.directory}/\n"
         )
         self.process = subprocess.Popen(
             [str(_MOSQUITTO), "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_until(self._listens, 10.0, "mosquitto listens")
+
+    def stop(self) -> None:
+        """End it as `systemctl restart` does: it keeps its sessions and what is queued for them."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
 
     def kill(self) -> None:
         if self.process is not None:
@@ -177,6 +235,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
     while not condition():
         assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool], float, str], None]:
+    """`until(condition, timeout_s, what)`: wait, or fail naming what did not happen."""
+    return wait_until
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import logging
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +15,8 @@ ConfigFile = Annotated[Path, typer.Argument(help="The device file.")]
 
 def register(app: typer.Typer) -> None:
     """Add the device's commands to the command line."""
+    from distillnet.device.update import commands as update_commands
+
     app.command(epilog="Example: distillnet run examples/door.device.toml")(run)
     app.command(epilog="Example: distillnet watch --host broker.local --device porch")(watch)
     app.command(epilog="Example: distillnet replay door.mp4 --config door.device.toml --json > events.jsonl")(replay)
@@ -25,8 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: distillnet doctor examples/door.device.toml")(doctor)
     app.command(epilog="Example: distillnet status examples/door.device.toml --json")(status)
     app.command(epilog="Example: distillnet snapshot examples/door.device.toml --source door -o door.jpg")(snapshot)
-    if find_spec("distillnet.device.update.commands") is not None:
-        import_module("distillnet.device.update.commands").register(app)
+    update_commands.register(app)
 
 
 def run(

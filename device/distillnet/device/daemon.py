@@ -132,6 +132,11 @@ class Daemon:
         self._ended: set[str] = set()
         self._updates = _updates(config, self._slot, self._publish_model)
 
+    @property
+    def slot(self) -> ModelSlot:
+        """Where the running student is."""
+        return self._slot
+
     def run(self) -> Summary:
         """Run until `stop`, a signal, or the end of every source; then end events and say goodbye."""
         self._start()
@@ -244,7 +249,7 @@ class Daemon:
             self._take_over(new)
         except (ConfigError, SourceError) as exc:
             log.error("%s is refused, the configuration stays as it was: %s", self._path, exc)
-            self._health.complain("config", f"reload refused: {exc}".splitlines()[0])
+            self._health.complain("config", f"reload refused: {exc}".replace("\n", "; "))
         else:
             self._health.complain("config", "")
             log.info("%s read again", self._path)

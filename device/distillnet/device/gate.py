@@ -14,8 +14,8 @@ from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.preprocess import crop
 
 _WIDTH, _HEIGHT = 32, 24
-_NOISE_MARGIN = 4.0
-"""A cell moves when it changes by more than so many times the usual change."""
+_NOISE_MARGIN = 8.0
+"""A cell moves when it changes by more than so many times the median change: 5.4 standard deviations of its noise."""
 _LEAST_CHANGE = 4.0
 """Grey levels (0–255) below which no change counts, whatever the noise."""
 _MOVING_CELLS = 3
@@ -56,7 +56,6 @@ class MotionGate:
         change = np.maximum(np.abs(grey - before), np.abs(grey - background))
         self._background = background + _BACKGROUND_RATE * (grey - background)
         limit = max(_LEAST_CHANGE, _NOISE_MARGIN * self._noise)
-        moves = int(np.count_nonzero(change > limit)) >= _MOVING_CELLS
-        if not moves:
-            self._noise += _NOISE_RATE * (float(np.median(np.abs(grey - before))) - self._noise)
-        return moves
+        # The median stays with the noise as long as less than half of the picture moves.
+        self._noise += _NOISE_RATE * (float(np.median(np.abs(grey - before))) - self._noise)
+        return int(np.count_nonzero(change > limit)) >= _MOVING_CELLS
