@@ -1,29 +1,24 @@
-"""How good a student is: shares with confidence intervals, recall, calibration error, DET curves.
+"""How good a classifier with an `other` output is: figures with confidence intervals. Pure numpy, nothing of pictures.
 
-Pure numpy on arrays in memory. No figure leaves here without an interval and the n it was measured on. Used by the
-pipeline, by `distillnet evaluate` and by the evaluation harness.
-
-Shapes throughout: `scores` float (N, K+1), 0–1, rows sum to 1; `labels` and `decisions` int (N,), 0–K; `other` is the
-column for everything that is none of the K events.
+Scores are probabilities float32 (N, K+1); labels int64 (N,), `other` = K. An event's score on a picture is its
+probability; a picture raises an alarm when its best event reaches a threshold.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
-
-_Z95 = 1.959963984540054
-RESAMPLES = 1000
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Z95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A measured figure, its 95 % confidence interval, and on how many examples it was measured."""
+class Figure:
+    """A measured value with its 95 % confidence interval and how many pictures it comes from."""
 
     value: float
     low: float
@@ -38,174 +33,133 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}–{self.high:.3f}], n = {self.n}"
 
+    def to_json(self) -> dict[str, float | int]:
+        """Return plain values."""
+        return {"value": self.value, "ci_low": self.low, "ci_high": self.high, "n": self.n}
 
-def share(successes: int, n: int) -> Interval:
-    """Share of successes with Wilson's 95 % interval; of n = 0 nothing is known: 0 in [0, 1].
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-
-    Raises:
-        ValueError: unless 0 ≤ successes ≤ n.
-
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"0 <= successes <= n must hold; got {successes} of {n}")
+def wilson(hits: int, n: int) -> Figure:
+    """Return a proportion with Wilson's score interval (JASA 22, 1927); n = 0 gives 0 within [0, 1]."""
     if n == 0:
-        return Interval(0.0, 0.0, 1.0, 0)
-    p = successes / n
-    centre = (p + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-    half = _Z95 / (1 + _Z95**2 / n) * float(np.sqrt(p * (1 - p) / n + _Z95**2 / (4 * n**2)))
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
+        return Figure(0.0, 0.0, 1.0, 0)
+    share = hits / n
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    return Figure(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), n)
 
 
-def accuracy(labels: Integers, decisions: Integers) -> Interval:
-    """Share of decisions that equal their label."""
-    _check_same_length(labels, decisions)
-    return share(int(np.count_nonzero(labels == decisions)), len(labels))
-
-
-def confusion(labels: Integers, decisions: Integers, k: int) -> NDArray[np.int64]:
-    """Count decisions by label, int64 (k, k): row = label, column = decision.
-
-    Raises:
-        ValueError: lengths differ, or a label or decision is not in 0–k-1.
-
-    """
-    _check_same_length(labels, decisions)
-    for name, values in (("label", labels), ("decision", decisions)):
-        if len(values) and (values.min() < 0 or values.max() >= k):
-            raise ValueError(f"every {name} must be in 0–{k - 1}; got {int(values.min())}–{int(values.max())}")
-    flat = np.bincount(np.asarray(labels, np.int64) * k + np.asarray(decisions, np.int64), minlength=k * k)
-    return flat.reshape(k, k).astype(np.int64)
-
-
-def recalls(labels: Integers, decisions: Integers, classes: Sequence[int]) -> list[Interval]:
-    """Recall of each class, in the order of `classes`."""
-    _check_same_length(labels, decisions)
-    return [share(int(np.count_nonzero(decisions[labels == c] == c)), int(np.count_nonzero(labels == c)))
-            for c in classes]  # fmt: skip
-
-
-def macro_recall(labels: Integers, decisions: Integers, classes: Sequence[int], seed: int = 0) -> Interval:
-    """Mean over `classes` of each one's recall; a class without examples is left out of the mean.
-
-    The interval is a parametric bootstrap: each class's recall is drawn from its Jeffreys posterior
-    Beta(hits + ½, misses + ½), so that five hits of five are not taken for certainty, as resampling them would.
-    """
-    each = [interval for interval in recalls(labels, decisions, classes) if interval.n > 0]
-    if not each:
-        return Interval(0.0, 0.0, 1.0, 0)
+def bootstrap(statistic: Callable[[Ints], float], n: int, *, rounds: int = 300, seed: int = 0) -> Figure:
+    """Return `statistic(indices)` with its percentile bootstrap interval over n pictures."""
+    if n == 0:
+        return Figure(0.0, 0.0, 1.0, 0)
     rng = np.random.default_rng(seed)
-    hits = np.array([round(interval.value * interval.n) for interval in each])
-    counts = np.array([interval.n for interval in each])
-    draws = rng.beta(hits + 0.5, counts - hits + 0.5, size=(4 * RESAMPLES, len(each))).mean(axis=1)
-    return _around(float((hits / counts).mean()), draws, int(counts.sum()))
+    return _around(statistic(np.arange(n)), [statistic(rng.integers(0, n, n)) for _ in range(rounds)], n)
+
+
+def _around(value: float, draws: list[float] | NDArray[np.float64], n: int) -> Figure:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Figure(float(value), min(float(value), float(low)), max(float(value), float(high)), n)
+
+
+def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
+    """Return calibrated probabilities (N, K+1)."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    weights = np.exp(scaled - scaled.max(1, keepdims=True))
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+def macro_recall(scores: Floats, labels: Ints) -> Figure:
+    """Return the mean over the outputs that have pictures of the share of their pictures that are decided rightly."""
+    return macro_recall_of(scores.argmax(1), labels)
+
+
+def macro_recall_of(decisions: Ints, labels: Ints, *, seed: int = 0) -> Figure:
+    """Return the macro recall of decisions (N,), each 0–K.
+
+    The interval draws every output's recall from its Jeffreys posterior Beta(hits + ½, misses + ½), so that five hits
+    of five are not taken for certainty, as resampling them would.
+    """
+    if len(labels) == 0:
+        return Figure(0.0, 0.0, 1.0, 0)
+    present, counts = np.unique(labels, return_counts=True)
+    hits = np.array([np.count_nonzero(decisions[labels == output] == output) for output in present])
+    draws = np.random.default_rng(seed).beta(hits + 0.5, counts - hits + 0.5, (4000, len(present))).mean(1)
+    return _around(float((hits / counts).mean()), draws, len(labels))
+
+
+def accuracy(scores: Floats, labels: Ints) -> Figure:
+    """Return the share decided rightly, K+1-way."""
+    return wilson(int((scores.argmax(1) == labels).sum()), len(labels))
+
+
+def agreement(scores: Floats, teacher: Floats) -> Figure:
+    """Return how often the student decides as the teacher restricted to the application does."""
+    return wilson(int((scores.argmax(1) == teacher.argmax(1)).sum()), len(scores))
 
 
 def alarm_threshold(negatives: Floats, rate: float) -> float:
-    """Smallest threshold that at most `rate` of `negatives`, float (N,), reach or exceed; 0 if all may.
-
-    It is a float32 just above a score, because boards compare float32 scores.
-    """
-    allowed = int(np.floor(rate * len(negatives) + 1e-9))
-    if allowed >= len(negatives):
-        return 0.0
-    edge = np.partition(np.asarray(negatives, np.float32), len(negatives) - 1 - allowed)[len(negatives) - 1 - allowed]
-    return float(np.nextafter(edge, np.float32(np.inf)))
-
-
-def recall_at_false_alarms(
-    scores: Floats, labels: Integers, other_index: int, rate: float, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
-    """Event recall at the one threshold that lets through at most `rate` of the negatives.
-
-    An example is recalled when its own event scores highest of the events and reaches the threshold. The interval is
-    a bootstrap over both the negatives, which set the threshold, and the events' examples; n counts the latter.
-
-    Raises:
-        ValueError: there are no negatives (no threshold can be set) or `rate` is not in (0, 1).
-
-    """
-    _check_same_length(labels, scores)
-    if not 0.0 < rate < 1.0:
-        raise ValueError(f"rate must be in (0, 1); got {rate}")
-    events = np.delete(np.asarray(scores, np.float32), other_index, axis=1)
-    truth = np.where(labels > other_index, labels - 1, labels)
-    is_negative = labels == other_index
-    negatives = events[is_negative].max(axis=1)
-    if len(negatives) == 0:
-        raise ValueError("recall at a false-alarm rate needs negatives; there is no example of `other`")
-    positives, own = events[~is_negative], truth[~is_negative]
-    n = len(positives)
-    if n == 0:
-        return Interval(0.0, 0.0, 1.0, 0)
-    # A wrong winner can never be recalled: it gets a score below every threshold.
-    reached = np.where(positives.argmax(axis=1) == own, positives[np.arange(n), own], np.float32(-1.0))
-    value = float((reached >= alarm_threshold(negatives, rate)).mean())
-    rng = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for i in range(resamples):
-        threshold = alarm_threshold(rng.choice(negatives, len(negatives)), rate)
-        draws[i] = (rng.choice(reached, n) >= threshold).mean()
-    return _around(value, draws, n)
-
-
-def expected_calibration_error(scores: Floats, labels: Integers, bins: int = 15, seed: int = 0) -> Interval:
-    """Mean gap between the winning score and how often the winner is right, over equal-width bins.
-
-    Guo et al., "On calibration of modern neural networks" (ICML 2017). The interval is a bootstrap; the estimate is
-    biased upward by few examples per bin, and the interval then reaches higher than lower.
-    """
-    _check_same_length(labels, scores)
-    n = len(labels)
-    if n == 0:
-        return Interval(0.0, 0.0, 1.0, 0)
-    confidence = np.asarray(scores, np.float64).max(axis=1)
-    correct = (scores.argmax(axis=1) == labels).astype(np.float64)
-    gap = confidence - correct
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-
-    def error(chosen: NDArray[np.int64]) -> float:
-        return float(np.abs(np.bincount(place[chosen], gap[chosen], minlength=bins)).sum() / n)
-
-    return _bootstrap(error, n, seed)
-
-
-def det_curve(event_scores: Floats, is_event: NDArray[np.bool_], points: int = 200) -> list[tuple[float, float]]:
-    """Trade false alarms for misses: [(false-alarm rate, miss rate)], from strict to lax thresholds.
+    """Return the lowest threshold that at most `rate` of the negatives' best event scores reach.
 
     Args:
-        event_scores: float (N,), one event's score.
-        is_event: bool (N,), whether the example is that event.
-        points: keep at most so many, evenly along the curve.
+        negatives: scores (N, K+1) of pictures of `other`.
+        rate: share of false alarms.
 
     """
-    _check_same_length(is_event, event_scores)
-    positives, negatives = int(is_event.sum()), int((~is_event).sum())
-    if positives == 0 or negatives == 0:
-        return []
-    order = np.argsort(-np.asarray(event_scores, np.float64), kind="stable")
-    ends = np.append(np.diff(np.asarray(event_scores)[order]) != 0, True)  # equal scores fall together
-    hits = np.cumsum(is_event[order])[ends]
-    alarms = np.cumsum(~is_event[order])[ends]
-    curve = [(0.0, 1.0)] + [(float(a / negatives), float(1 - h / positives)) for a, h in zip(alarms, hits, strict=True)]
-    if len(curve) <= points:
-        return curve
-    kept = np.unique(np.linspace(0, len(curve) - 1, points).round().astype(int))
-    return [curve[i] for i in kept]
+    if len(negatives) == 0:
+        return 0.5
+    best = np.sort(negatives[:, :-1].max(1))[::-1]
+    allowed = math.floor(rate * len(best) + 1e-9)  # 0.29 × 100 is 28.999…
+    if allowed >= len(best):
+        return 0.0
+    return float(np.nextafter(best[allowed], np.float32(2.0)))
 
 
-def _bootstrap(statistic: Callable[[NDArray[np.int64]], float], n: int, seed: int) -> Interval:
-    rng = np.random.default_rng(seed)
-    draws = np.array([statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES)])
-    return _around(statistic(np.arange(n)), draws, n)
+def recall_at(events: Floats, labels: Ints, threshold: float) -> Figure:
+    """Return the share of event pictures whose best event is right and reaches the threshold."""
+    best = events[:, :-1]
+    hits = (best.argmax(1) == labels) & (best.max(1) >= threshold)
+    return wilson(int(hits.sum()), len(labels))
 
 
-def _around(value: float, draws: NDArray[np.float64], n: int) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(value, min(value, float(low)), max(value, float(high)), n)
+def recall_at_alarm_rate(events: Floats, labels: Ints, negatives: Floats, rate: float) -> Figure:
+    """Return the recall where `rate` of the negatives raise a false alarm, resampling both for the interval."""
+    if len(events) == 0 or len(negatives) == 0:
+        return Figure(0.0, 0.0, 1.0, 0)
+    n, m = len(events), len(negatives)
+
+    def statistic(indices: Ints) -> float:
+        chosen, others = indices[indices < n], indices[indices >= n] - n
+        threshold = alarm_threshold(negatives[others], rate)
+        return recall_at(events[chosen], labels[chosen], threshold).value
+
+    figure = bootstrap(statistic, n + m)
+    return Figure(figure.value, figure.low, figure.high, n)
 
 
-def _check_same_length(first: NDArray[Any], second: NDArray[Any]) -> None:
-    if len(first) != len(second):
-        raise ValueError(f"one label per example: got {len(first)} and {len(second)}")
+def calibration_error(scores: Floats, labels: Ints, bins: int = 15) -> float:
+    """Return the expected calibration error of the decided output, in equal-width bins (Guo et al., ICML 2017)."""
+    if len(labels) == 0:
+        return 0.0
+    confidence, right = scores.max(1), scores.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for index in range(bins):
+        inside = place == index
+        if inside.any():
+            error += inside.mean() * abs(float(confidence[inside].mean()) - float(right[inside].mean()))
+    return float(error)
+
+
+def confusion(scores: Floats, labels: Ints) -> Ints:
+    """Return counts (K+1, K+1): row = truth, column = decision."""
+    outputs = scores.shape[1]
+    table = np.zeros((outputs, outputs), np.int64)
+    np.add.at(table, (labels, scores.argmax(1)), 1)
+    return table
+
+
+def operating_curve(events: Floats, labels: Ints, negatives: Floats) -> tuple[Floats, Floats]:
+    """Return (false alarm rates, recalls) over all thresholds, both float32 (T,), ascending."""
+    rates = np.unique(np.concatenate([[0.0], np.geomspace(1 / max(len(negatives), 1), 1.0, 60)]))
+    recalls = [recall_at(events, labels, alarm_threshold(negatives, float(rate))).value for rate in rates]
+    return rates.astype(np.float32), np.array(recalls, np.float32)
