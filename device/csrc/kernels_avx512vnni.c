@@ -12,6 +12,12 @@ enum { LANES = 16, GROUP = 4, ROW_BLOCK = 96 };
 
 INLINE __m512i load(const void *p) { return _mm512_loadu_si512(p); }
 
+/* sum + x·w, as an instruction: GCC 12 moves the sums of its intrinsic about and runs out of registers. */
+INLINE __m512i dot(__m512i sum, __m512i x, __m512i w) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "vm"(w));
+    return sum;
+}
+
 /* ---- requantisation ---- */
 
 /* The lanes' multipliers and roundings, apart for even and odd lanes: their products have 64 bits. */
@@ -65,84 +71,115 @@ INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, const finish *
 
 /* ---- matrix product ---- */
 
-/* M rows, V vectors of 16 columns. width: columns to store, at most 16 V. */
-INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, const dn_act *a, size_t lda, dn_act *out,
-                 size_t ldo, int width) {
-    const dn_requant *r = &g->requant;
-    size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, block = groups * LANES * GROUP;
-    const int8_t *w = g->packed + column / LANES * block;
-    __m512i sum[12][4];
-    UNROLL
-    for (int v = 0; v < V; v++) {
-        __m512i bias = load(r->bias + column + (size_t)v * LANES);
-        UNROLL
-        for (int m = 0; m < M; m++) sum[m][v] = bias;
+/* A tile of M rows and V vectors of 16 columns keeps its M * V sums in registers of their own, which compilers do for
+ * named variables and not for arrays: so the rows are spelt out by macros. `width`: columns to store, at most 16 V. */
+#define ROWS_1(X) X(0)
+#define ROWS_4(X) X(0) X(1) X(2) X(3)
+#define ROWS_6(X) ROWS_4(X) X(4) X(5)
+#define ROWS_8(X) ROWS_6(X) X(6) X(7)
+#define ROWS_12(X) ROWS_8(X) X(8) X(9) X(10) X(11)
+#define PAIRS_4(X) X(0, 1) X(2, 3)
+#define PAIRS_12(X) PAIRS_4(X) X(4, 5) X(6, 7) X(8, 9) X(10, 11)
+#define FOURS_4(X) X(0, 1, 2, 3)
+#define FOURS_12(X) FOURS_4(X) X(4, 5, 6, 7) X(8, 9, 10, 11)
+
+#define SUMS_1(m) __m512i s##m##0 = bias0;
+#define SUMS_2(m) SUMS_1(m) __m512i s##m##1 = bias1;
+#define SUMS_3(m) SUMS_2(m) __m512i s##m##2 = bias2;
+#define SUMS_4(m) SUMS_3(m) __m512i s##m##3 = bias3;
+
+#define STEP(m, v) s##m##v = dot(s##m##v, x##m, w##v);
+#define FOUR_OF(m) __m512i x##m = four_bytes(a + (size_t)m * lda + k * GROUP);
+#define STEPS_1(m) FOUR_OF(m) STEP(m, 0)
+#define STEPS_2(m) STEPS_1(m) STEP(m, 1)
+#define STEPS_3(m) STEPS_2(m) STEP(m, 2)
+#define STEPS_4(m) STEPS_3(m) STEP(m, 3)
+
+#define BIAS(v) __m512i bias##v = load(r->bias + column + v * LANES);
+#define WEIGHTS(v) __m512i w##v = load(w + (size_t)v * block);
+#define EACH_1(X) X(0)
+#define EACH_2(X) X(0) X(1)
+#define EACH_3(X) EACH_2(X) X(2)
+#define EACH_4(X) EACH_3(X) X(3)
+
+#define DONE(m, v) s##m##v = requantise(s##m##v, &q);
+#define DONE_0(m) DONE(m, 0)
+#define DONE_1(m) DONE(m, 1)
+#define DONE_2(m) DONE(m, 2)
+#define DONE_3(m) DONE(m, 3)
+#define COLUMN(M, v)                              \
+    {                                             \
+        scale q = scale_at(r, column + v * LANES); \
+        ROWS_##M(DONE_##v)                        \
     }
-    for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {
-        __m512i weights[4];
-        UNROLL
-        for (int v = 0; v < V; v++) weights[v] = load(w + (size_t)v * block);
-        UNROLL
-        for (int m = 0; m < M; m++) {
-            int32_t four;
-            memcpy(&four, a + (size_t)m * lda + k * GROUP, sizeof four);
-            __m512i x = _mm512_set1_epi32(four);
-            UNROLL
-            for (int v = 0; v < V; v++) sum[m][v] = _mm512_dpbusd_epi32(sum[m][v], x, weights[v]);
-        }
+#define COLUMNS_1(M) COLUMN(M, 0)
+#define COLUMNS_2(M) COLUMNS_1(M) COLUMN(M, 1)
+#define COLUMNS_3(M) COLUMNS_2(M) COLUMN(M, 2)
+#define COLUMNS_4(M) COLUMNS_3(M) COLUMN(M, 3)
+
+#define STORE_1(m) store_row(out + (size_t)m * ldo, width, narrow(s##m##0, none, none, none, &f));
+#define STORE_2(m) store_row(out + (size_t)m * ldo, width, narrow(s##m##0, s##m##1, none, none, &f));
+#define STORE_3(m) store_row(out + (size_t)m * ldo, width, narrow(s##m##0, s##m##1, s##m##2, none, &f));
+#define STORE_4(m) store_row(out + (size_t)m * ldo, width, narrow(s##m##0, s##m##1, s##m##2, s##m##3, &f));
+#define STORE_PAIR(m, n) \
+    store_two(out + (size_t)m * ldo, ldo, width, narrow(s##m##0, s##m##1, s##n##0, s##n##1, &f));
+#define STORE_FOUR(m, n, o, p) \
+    store_four(out + (size_t)m * ldo, ldo, width, narrow(s##m##0, s##n##0, s##o##0, s##p##0, &f));
+
+INLINE __m512i four_bytes(const dn_act *a) {
+    int32_t four;
+    memcpy(&four, a, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+INLINE void store_row(dn_act *out, int width, __m512i row) {
+    if (width == 64) _mm512_storeu_si512(out, row);
+    else _mm512_mask_storeu_epi8(out, width > 64 ? ~0ULL : (1ULL << width) - 1, row);
+}
+
+INLINE void store_two(dn_act *out, size_t ldo, int width, __m512i two) {
+    __m256i first = _mm512_castsi512_si256(two), second = _mm512_extracti64x4_epi64(two, 1);
+    if (width == 32) {
+        _mm256_storeu_si256((__m256i *)(void *)out, first);
+        _mm256_storeu_si256((__m256i *)(void *)(out + ldo), second);
+        return;
     }
-    finish f = finish_of(r->zero_point, r->min, r->max);
-    UNROLL
-    for (int v = 0; v < V; v++) {
-        scale s = scale_at(r, column + (size_t)v * LANES);
-        UNROLL
-        for (int m = 0; m < M; m++) sum[m][v] = requantise(sum[m][v], &s);
-    }
-    const __m512i none = _mm512_setzero_si512();
-    if (V >= 3 || M == 1) {
-        __mmask64 mask = width >= 64 ? ~0ULL : (1ULL << width) - 1;
-        UNROLL
-        for (int m = 0; m < M; m++) {
-            __m512i row = narrow(sum[m][0], V > 1 ? sum[m][1] : none, V > 2 ? sum[m][2] : none, V > 3 ? sum[m][3] : none, &f);
-            if (width == 64) _mm512_storeu_si512(out + (size_t)m * ldo, row);
-            else _mm512_mask_storeu_epi8(out + (size_t)m * ldo, mask, row);
-        }
-    } else if (V == 2) {
-        __mmask32 mask = width >= 32 ? ~0u : (1u << width) - 1;
-        UNROLL
-        for (int m = 0; m + 1 < M; m += 2) {
-            __m512i two = narrow(sum[m][0], sum[m][1], sum[m + 1][0], sum[m + 1][1], &f);
-            if (width == 32) {
-                _mm256_storeu_si256((__m256i *)(void *)(out + (size_t)m * ldo), _mm512_castsi512_si256(two));
-                _mm256_storeu_si256((__m256i *)(void *)(out + (size_t)(m + 1) * ldo), _mm512_extracti64x4_epi64(two, 1));
-            } else {
-                _mm256_mask_storeu_epi8(out + (size_t)m * ldo, mask, _mm512_castsi512_si256(two));
-                _mm256_mask_storeu_epi8(out + (size_t)(m + 1) * ldo, mask, _mm512_extracti64x4_epi64(two, 1));
-            }
-        }
-    } else {
-        __mmask16 mask = width >= 16 ? 0xffff : (__mmask16)((1u << width) - 1);
-        UNROLL
-        for (int m = 0; m + 3 < M; m += 4) {
-            __m512i four = narrow(sum[m][0], sum[m + 1][0], sum[m + 2][0], sum[m + 3][0], &f);
-            _mm_mask_storeu_epi8(out + (size_t)m * ldo, mask, _mm512_castsi512_si128(four));
-            _mm_mask_storeu_epi8(out + (size_t)(m + 1) * ldo, mask, _mm512_extracti32x4_epi32(four, 1));
-            _mm_mask_storeu_epi8(out + (size_t)(m + 2) * ldo, mask, _mm512_extracti32x4_epi32(four, 2));
-            _mm_mask_storeu_epi8(out + (size_t)(m + 3) * ldo, mask, _mm512_extracti32x4_epi32(four, 3));
-        }
+    __mmask32 mask = (1u << width) - 1;
+    _mm256_mask_storeu_epi8(out, mask, first);
+    _mm256_mask_storeu_epi8(out + ldo, mask, second);
+}
+
+INLINE void store_four(dn_act *out, size_t ldo, int width, __m512i four) {
+    __m128i row[4] = {_mm512_castsi512_si128(four), _mm512_extracti32x4_epi32(four, 1),
+                      _mm512_extracti32x4_epi32(four, 2), _mm512_extracti32x4_epi32(four, 3)};
+    __mmask16 mask = width >= LANES ? 0xffff : (__mmask16)((1u << width) - 1);
+    for (int i = 0; i < 4; i++) {
+        if (width >= LANES) _mm_storeu_si128((__m128i *)(void *)(out + (size_t)i * ldo), row[i]);
+        else _mm_mask_storeu_epi8(out + (size_t)i * ldo, mask, row[i]);
     }
 }
 
-typedef void (*tile_kernel)(const dn_gemm *g, size_t column, const dn_act *a, size_t lda, dn_act *out, size_t ldo,
-                            int width);
-#define TILE(M, V)                                                                                               \
+#define TILE(M, V, STORES)                                                                                       \
     static void dn_u8_gemm_##M##x##V##__avx512vnni(const dn_gemm *g, size_t column, const dn_act *a, size_t lda, \
                                                    dn_act *out, size_t ldo, int width) {                         \
-        tile(M, V, g, column, a, lda, out, ldo, width);                                                          \
+        const dn_requant *r = &g->requant;                                                                       \
+        const __m512i none = _mm512_setzero_si512();                                                             \
+        size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, block = groups * LANES * GROUP;                      \
+        const int8_t *w = g->packed + column / LANES * block;                                                    \
+        EACH_##V(BIAS) ROWS_##M(SUMS_##V)                                                                        \
+        for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {                                                \
+            EACH_##V(WEIGHTS) ROWS_##M(STEPS_##V)                                                                \
+        }                                                                                                        \
+        finish f = finish_of(r->zero_point, r->min, r->max);                                                     \
+        COLUMNS_##V(M) STORES (void)none;                                                                        \
     }
-TILE(12, 1) TILE(12, 2) TILE(8, 3) TILE(6, 4) TILE(4, 1) TILE(4, 2) TILE(4, 3) TILE(4, 4) TILE(1, 1) TILE(1, 2)
-TILE(1, 3) TILE(1, 4)
+TILE(12, 1, FOURS_12(STORE_FOUR)) TILE(12, 2, PAIRS_12(STORE_PAIR)) TILE(8, 3, ROWS_8(STORE_3)) TILE(6, 4, ROWS_6(STORE_4))
+TILE(4, 1, FOURS_4(STORE_FOUR)) TILE(4, 2, PAIRS_4(STORE_PAIR)) TILE(4, 3, ROWS_4(STORE_3)) TILE(4, 4, ROWS_4(STORE_4))
+TILE(1, 1, ROWS_1(STORE_1)) TILE(1, 2, ROWS_1(STORE_2)) TILE(1, 3, ROWS_1(STORE_3)) TILE(1, 4, ROWS_1(STORE_4))
 #undef TILE
+
+typedef void (*tile_kernel)(const dn_gemm *g, size_t column, const dn_act *a, size_t lda, dn_act *out, size_t ldo,
+                            int width);
 
 /* By the number of vectors: the tall tile, one of four rows, one of one. */
 static const struct {
@@ -213,13 +250,6 @@ INLINE __m512i column(const int K_H, const dn_act *const *rows, size_t at, __m51
     return _mm512_permutexvar_epi8(interleave, v);
 }
 
-INLINE void store_four(dn_act *out, size_t channels, __mmask16 mask, __m512i four) {
-    _mm_mask_storeu_epi8(out, mask, _mm512_castsi512_si128(four));
-    _mm_mask_storeu_epi8(out + channels, mask, _mm512_extracti32x4_epi32(four, 1));
-    _mm_mask_storeu_epi8(out + 2 * channels, mask, _mm512_extracti32x4_epi32(four, 2));
-    _mm_mask_storeu_epi8(out + 3 * channels, mask, _mm512_extracti32x4_epi32(four, 3));
-}
-
 INLINE __m512i interleave_order(void) {
     uint8_t order[64];
     for (int i = 0; i < 64; i++) order[i] = (uint8_t)(i % GROUP * LANES + i / GROUP);
@@ -236,7 +266,7 @@ INLINE void depthwise_window(const int K, const int STRIDE, const dn_depthwise *
     size_t channels = (size_t)d->channels;
     for (size_t c = 0; c < channels; c += LANES) {
         const int8_t *w = d->packed + c * (size_t)(K * GROUPS * GROUP);
-        __mmask16 mask = channels - c >= LANES ? 0xffff : (__mmask16)((1u << (channels - c)) - 1);
+        int width = channels - c >= LANES ? LANES : (int)(channels - c);
         __m512i bias = load(r->bias + c);
         scale s = scale_at(r, c);
         for (int x = 0; x < pixels; x += 4) {
@@ -253,13 +283,13 @@ INLINE void depthwise_window(const int K, const int STRIDE, const dn_depthwise *
                     for (int p = 0; p < 4; p++) {
                         int kx = i - p * STRIDE;
                         if (kx >= 0 && kx < K)
-                            sum[p] = _mm512_dpbusd_epi32(sum[p], v, load(w + (size_t)((kx * GROUPS + group) * 64)));
+                            sum[p] = dot(sum[p], v, load(w + (size_t)((kx * GROUPS + group) * 64)));
                     }
                 }
             }
             UNROLL
             for (int p = 0; p < 4; p++) sum[p] = requantise(sum[p], &s);
-            store_four(out + (size_t)x * channels + c, channels, mask, narrow(sum[0], sum[1], sum[2], sum[3], &f));
+            store_four(out + (size_t)x * channels + c, channels, width, narrow(sum[0], sum[1], sum[2], sum[3], &f));
         }
     }
 }
@@ -285,7 +315,7 @@ static void depthwise_any(const dn_depthwise *d, const dn_act *const *rows, int 
                         int y = group * GROUP + i;
                         four[i] = rows[y < d->k_h ? y : 0];
                     }
-                    sum = _mm512_dpbusd_epi32(sum, column(GROUP, four, at, interleave),
+                    sum = dot(sum, column(GROUP, four, at, interleave),
                                               load(w + (size_t)((kx * groups + group) * 64)));
                 }
             }
