@@ -1,5 +1,8 @@
 """The signed repository: as a TUF client sees it, in ranges, and as it ages."""
 
+import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from distillnet.cloud.fleet.artifacts import CHUNK_BYTES
 from distillnet.cloud.fleet.config import TrustSection
+from distillnet.cloud.fleet.errors import FleetError
 from distillnet.cloud.fleet.repository import ONLINE_ROLES, Published, Repository
 from distillnet.proto.archive import digest, unpack
 
@@ -55,7 +59,8 @@ def updater(fetcher: FetcherInterface, root: bytes, scratch) -> Updater:
 @pytest.fixture
 def repository():
     made = Repository(MemoryStore(), {role: CryptoSigner.generate_ed25519() for role in ONLINE_ROLES}, TrustSection())
-    made.create(CryptoSigner.generate_ed25519(), NOW)
+    made.root_key = CryptoSigner.generate_ed25519()
+    made.create([made.root_key], 1, NOW)
     return made
 
 
@@ -78,7 +83,7 @@ def test_metadata_is_signed_anew_only_when_half_its_life_is_over(repository):
     assert repository.refresh(NOW + 5 * DAY_S) == []
     assert repository.refresh(NOW + 16 * DAY_S) == ["snapshot", "timestamp"]
     assert repository.refresh(NOW + 50 * DAY_S) == ["targets", "snapshot", "timestamp"]
-    ends = repository.expiries()
+    ends = {role: facts["expires_ts"] for role, facts in repository.roles().items()}
     assert ends["timestamp"] == NOW + 57 * DAY_S and ends["targets"] == NOW + 140 * DAY_S
 
 
@@ -108,6 +113,65 @@ def test_root_key_signs_nothing_after_creation(repository):
     online = {key for role in ONLINE_ROLES for key in root.roles[role].keyids}
     assert len(online) == 3 and not online & set(root.roles["root"].keyids)
     assert root.consistent_snapshot
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
+def test_a_client_follows_a_rotation_of_any_key(repository, tmp_path, role):
+    store, first_root = repository._store, repository.root()
+    repository.publish(published(b"one"), b"one", NOW)
+    assert updater(StoreFetcher(store), first_root, tmp_path / "board").get_targetinfo("pets/1/student.tflite")
+    signers = dict(repository._signers)
+    new = CryptoSigner.generate_ed25519()
+    if role != "root":
+        signers[role] = new
+    rotated = Repository(store, signers, TrustSection())
+    with pytest.raises(FleetError, match="root keys must sign"):
+        rotated.rotate(role, [new], [CryptoSigner.generate_ed25519()], NOW)
+    rotated.rotate(role, [new], [repository.root_key], NOW)
+    rotated.check_signers()
+    rotated.publish(published(b"two", 2), b"two", NOW)
+    for root, home in ((None, "board"), (first_root, "new-board"), (rotated.root(), "newest-board")):
+        client = updater(StoreFetcher(store), root, tmp_path / home)
+        assert client.get_targetinfo("pets/2/student.tflite").custom["version"] == 2
+    if role != "root":
+        with pytest.raises(FleetError, match=f"the {role} key here"):
+            repository.check_signers()
+
+
+def test_several_root_keys_must_sign_where_a_threshold_says_so(tmp_path):
+    keys = [CryptoSigner.generate_ed25519() for _ in range(3)]
+    made = Repository(MemoryStore(), {role: CryptoSigner.generate_ed25519() for role in ONLINE_ROLES}, TrustSection())
+    made.create(keys, 2, NOW)
+    with pytest.raises(FleetError, match="2 of the root keys"):
+        made.rotate("timestamp", [made._signers["timestamp"]], keys[:1], NOW)
+    made.rotate("timestamp", [made._signers["timestamp"]], keys[1:], NOW)
+    assert updater(StoreFetcher(made._store), made.root(), tmp_path).get_targetinfo("pets/1/student.tflite") is None
+
+
+@pytest.mark.integration
+def test_keys_are_made_rotated_and_shown_from_the_command_line(serve, board, tiny_student, tmp_path):
+    data = tmp_path / "data"
+
+    def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "keys", *arguments]
+        return subprocess.run([*command, "--data", str(data)], capture_output=True, text=True, timeout=30, check=False)
+
+    assert keys("init", "--roots", "2", "--threshold", "2").returncode == 0
+    running = serve()
+    device = board(running, running.token(applications=["pets"]), "porch")
+    running.publish(tiny_student())
+    busy = keys("rotate", "timestamp")
+    assert busy.returncode == 2 and "another `distillnet serve`" in busy.stderr
+    running.stop()
+    few = keys("rotate", "timestamp", "--root-key", str(data / "keys" / "offline" / "root-1.pem"))
+    assert few.returncode == 2 and "2 of the root keys" in few.stderr
+    for role in ("timestamp", "targets", "root"):
+        assert keys("rotate", role).returncode == 0
+    shown = json.loads(keys("status", "--json").stdout)
+    assert shown["root"]["version"] == 4 and shown["root"]["keyids"]
+    device.server = serve()
+    client = updater(BoardFetcher(device), device.tuf_root, tmp_path / "board")
+    assert client.get_targetinfo("pets/1/student.tflite").custom["version"] == 1
 
 
 @pytest.mark.integration

@@ -5,7 +5,7 @@ time: the caller holds the database's `repository` lock. The root key stays out 
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,6 +61,7 @@ class Repository:
         """Keep `signers` for the roles of `ONLINE_ROLES` and how long each signature lasts."""
         self._store = store
         self._signers = signers
+        self._lifetimes = lifetimes
         self._days = {
             "root": lifetimes.root_days,
             "targets": lifetimes.targets_days,
@@ -72,18 +73,85 @@ class Repository:
         """Whether the repository has been made."""
         return self._get("metadata/timestamp.json") is not None
 
-    def create(self, root_signer: CryptoSigner, now: float) -> None:
-        """Make an empty repository. The only use of the root key besides a rotation."""
+    def create(self, root_signers: Sequence[CryptoSigner], threshold: int, now: float) -> None:
+        """Make an empty repository. The only use of root keys besides `rotate`."""
         root = Root(expires=self._expiry("root", now), consistent_snapshot=True)
-        root.add_key(root_signer.public_key, "root")
+        for signer in root_signers:
+            root.add_key(signer.public_key, "root")
+        root.roles["root"].threshold = threshold
         for role in ONLINE_ROLES:
             root.add_key(self._signers[role].public_key, role)
-        signed_root = Metadata(root)
-        signed_root.sign(root_signer)
-        self._put("metadata/1.root.json", signed_root.to_bytes())
+        self._write_root(Metadata(root), root_signers)
         self._write_targets(Metadata(Targets(expires=self._expiry("targets", now))))
         self._write_snapshot(Metadata(Snapshot(expires=self._expiry("snapshot", now))), 1)
         self._write_timestamp(Metadata(Timestamp(expires=self._expiry("timestamp", now))), 1)
+
+    def rotate(self, role: str, new: Sequence[CryptoSigner], root_signers: Sequence[CryptoSigner], now: float) -> None:
+        """Name other keys for a role, signed by the root keys in force; `new` for an online role is in use already.
+
+        Raises:
+            FleetError: too few of the root keys in force were given.
+
+        """
+        given = self.check_roots(root_signers)
+        metadata: Metadata[Root] = Metadata.from_bytes(self.root())
+        root = metadata.signed
+        for keyid in list(root.roles[role].keyids):
+            root.revoke_key(keyid, role)
+        for signer in new:
+            root.add_key(signer.public_key, role)
+        root.roles[role].threshold = min(root.roles[role].threshold, len(new)) if role == "root" else 1
+        root.version += 1
+        root.expires = self._expiry("root", now)
+        self._write_root(metadata, [*given, *(new if role == "root" else ())])
+        targets, snapshot, timestamp = self._current()
+        self._advance(targets, snapshot, timestamp, now)
+
+    def check_roots(self, signers: Sequence[CryptoSigner]) -> list[CryptoSigner]:
+        """Return those of `signers` that are root keys in force.
+
+        Raises:
+            FleetError: they are too few to sign a new root.
+
+        """
+        root: Metadata[Root] = Metadata.from_bytes(self.root())
+        allowed = root.signed.roles["root"]
+        given = [signer for signer in signers if signer.public_key.keyid in allowed.keyids]
+        if len(given) < allowed.threshold:
+            raise FleetError(
+                f"{allowed.threshold} of the root keys must sign; {len(given)} of those given are root keys"
+            )
+        return given
+
+    def with_signer(self, role: str, signer: CryptoSigner) -> "Repository":
+        """Return the same repository with another key for one role."""
+        return Repository(self._store, {**self._signers, role: signer}, self._lifetimes)
+
+    def check_signers(self) -> None:
+        """Raise `FleetError` unless the online keys here are those that the root names."""
+        root: Metadata[Root] = Metadata.from_bytes(self.root())
+        for role in ONLINE_ROLES:
+            if self._signers[role].public_key.keyid not in root.signed.roles[role].keyids:
+                raise FleetError(
+                    f"the {role} key here is not the one that boards trust: bring the right keys/{role}.pem back, "
+                    f"or run `distillnet keys rotate {role}`"
+                )
+
+    def roles(self) -> dict[str, dict[str, Any]]:
+        """Every role's keys, threshold, version and end of its signature."""
+        targets, snapshot, timestamp = self._current()
+        root: Metadata[Root] = Metadata.from_bytes(self.root())
+        all_metadata: dict[str, Metadata[Any]] = {"root": root, "targets": targets}
+        all_metadata |= {"snapshot": snapshot, "timestamp": timestamp}
+        return {
+            role: {
+                "version": metadata.signed.version,
+                "expires_ts": metadata.signed.expires.timestamp(),
+                "threshold": root.signed.roles[role].threshold,
+                "keyids": sorted(root.signed.roles[role].keyids),
+            }
+            for role, metadata in all_metadata.items()
+        }
 
     def root(self) -> bytes:
         """Return the newest root metadata: what a board that enrols starts to trust."""
@@ -131,14 +199,6 @@ class Repository:
             return ["timestamp"]
         return []
 
-    def expiries(self) -> dict[str, float]:
-        """When each role's signature ends, Unix seconds."""
-        targets, snapshot, timestamp = self._current()
-        root: Metadata[Root] = Metadata.from_bytes(self.root())
-        ends = {"root": root.signed.expires, "targets": targets.signed.expires}
-        ends |= {"snapshot": snapshot.signed.expires, "timestamp": timestamp.signed.expires}
-        return {role: end.timestamp() for role, end in ends.items()}
-
     def _current(self) -> tuple[Metadata[Targets], Metadata[Snapshot], Metadata[Timestamp]]:
         timestamp: Metadata[Timestamp] = Metadata.from_bytes(self._require("metadata/timestamp.json"))
         snapshot_version = timestamp.signed.snapshot_meta.version
@@ -167,6 +227,12 @@ class Repository:
         timestamp.signed.version += 1
         timestamp.signed.expires = self._expiry("timestamp", now)
         self._write_timestamp(timestamp, snapshot_version)
+
+    def _write_root(self, metadata: Metadata[Root], signers: Sequence[CryptoSigner]) -> None:
+        metadata.signatures.clear()
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        self._put(f"metadata/{metadata.signed.version}.root.json", metadata.to_bytes())
 
     def _write_targets(self, metadata: Metadata[Targets]) -> None:
         self._sign(metadata, "targets")

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -11,8 +10,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,6 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, from_url
 from sqlalchemy.orm import Session
 
 from distillnet.cloud.fleet import access, devices, keys, schema, telemetry
@@ -37,6 +33,7 @@ from distillnet.cloud.fleet.files import write_private
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.intake import Intake
 from distillnet.cloud.fleet.pki import Authority, Bundle
+from distillnet.cloud.fleet.place import held, open_store
 from distillnet.cloud.fleet.publish import LOCK, Publisher
 from distillnet.cloud.fleet.repository import Repository
 from distillnet.cloud.fleet.streams import FleetService
@@ -79,7 +76,7 @@ def run(config: ServeConfig, data: Path, announce: Callable[[Ready], None]) -> N
         FleetError: the data directory, the database or a port cannot be used.
 
     """
-    with _held(data):
+    with held(data):
         service = _open(config, data)
         try:
             asyncio.run(_serve(service, announce))
@@ -100,22 +97,6 @@ class _Service:
     instance: str
 
 
-@contextmanager
-def _held(data: Path) -> Iterator[None]:
-    """Hold a data directory against another instance."""
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (data / "lock").open("w")
-    except OSError as exc:
-        raise FleetError(f"{data}: the data directory cannot be written: {exc.strerror}") from exc
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise FleetError(f"{data}: another `distillnet serve` is using this data directory") from exc
-        yield
-
-
 def _open(config: ServeConfig, data: Path) -> _Service:
     """Open everything on disk, making at the first start what is not there."""
     now = time.time()
@@ -123,7 +104,7 @@ def _open(config: ServeConfig, data: Path) -> _Service:
         authority = Authority.open(data / "pki", now)
         certificate = authority.server_bundle(data / "pki", _names(config), now, config.trust.server_days)
         signers = keys.open_online(data / "keys")
-        store = _store(config.storage.objects, data)
+        store = open_store(config.storage.objects, data)
         instance = _instance(data / "instance")
     except OSError as exc:
         raise FleetError(f"{exc.filename or data}: cannot be used: {exc.strerror}") from exc
@@ -134,7 +115,8 @@ def _open(config: ServeConfig, data: Path) -> _Service:
     publisher = Publisher(database, repository)
     with database.exclusive(LOCK):
         if not repository.exists():
-            repository.create(keys.make_root(data / "keys"), now)
+            repository.create(keys.make_roots(data / "keys", 1), 1, now)
+    repository.check_signers()
     publisher.recover()
     publisher.refresh()
     database.write_now(lambda session: devices.gone(session, instance, None))
@@ -290,15 +272,6 @@ def _reachable(config: ServeConfig) -> str:
 
 def _is_wildcard(host: str) -> bool:
     return host in ("0.0.0.0", "::", "")
-
-
-def _store(url: str | None, data: Path) -> Any:
-    if url is None:
-        return LocalStore(data / "objects", mkdir=True)
-    try:
-        return from_url(url)
-    except (BaseError, ValueError) as exc:
-        raise FleetError(f"the object store {url!r} cannot be used: {exc}") from exc
 
 
 def _instance(path: Path) -> str:
