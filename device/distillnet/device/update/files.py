@@ -38,8 +38,8 @@ class Files:
         """Make a directory and its parents."""
         if path.is_dir():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=mode, exist_ok=True)
+        self.make_directory(path.parent)
+        self.mkdir(path, mode)
         self.fsync_directory(path.parent)
 
     # Primitives: one system call that matters each
@@ -76,6 +76,10 @@ class Files:
     def rename(self, source: Path, target: Path) -> None:
         """Replace `target` by `source`, atomically."""
         source.replace(target)
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        """Make one directory."""
+        path.mkdir(mode=mode, exist_ok=True)
 
     def unlink(self, path: Path) -> None:
         """Remove a file."""

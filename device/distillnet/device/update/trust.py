@@ -73,7 +73,7 @@ class Trust:
         self._fetcher = fetcher
         self._files = files
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            files.make_directory(directory)
             self._updater = _DurableUpdater(directory, root, fetcher, files, now)
         except (RepositoryError, OSError) as exc:
             raise RefusedError(f"the trust root cannot be used: {exc}", final=False) from exc
@@ -164,7 +164,9 @@ class _DurableUpdater(Updater):
         self._trusted_set.reference_time = now
 
     def _persist_file(self, filename: str, data: bytes) -> None:
-        self._files.replace(Path(filename), data)
+        path = Path(filename)
+        if not (path.is_file() and path.read_bytes() == data):  # the root comes by at every look: spare the flash
+            self._files.replace(path, data)
 
     def _update_root_symlink(self) -> None:
         """The root is always given, never read from a link."""
