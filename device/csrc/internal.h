@@ -57,6 +57,7 @@ typedef struct {
     const uint8_t *data;         /* constants: in the file's bytes, little-endian, perhaps unaligned; else NULL */
     dn_vector scales, zero_points; /* all of them, for per-channel weights */
     int32_t axis;                /* of the per-channel scales */
+    int producer, consumers;     /* operator that writes it, -1: none; how many operands read it, the caller included */
     int root;                    /* the tensor whose memory this one shares; itself when none */
     int first, last;             /* roots: first and last operator that touches it; first = -1: never */
     size_t offset;               /* roots: in the arena */

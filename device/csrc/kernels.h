@@ -25,8 +25,8 @@ typedef int8_t dn_act;
 /* How accumulators become activations: q = clamp(requantise(sum) + zero_point). Arrays have one entry per output
  * channel, rounded up to DN_CHANNEL_BLOCK with zeros.
  *
- * TFLite rounds twice (SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT), except in FULLY_CONNECTED per
- * channel, where it rounds once. With right = -shift >= 1, which vector kernels may count on, both are one shift:
+ * TFLite rounds twice (SaturatingRoundingDoublingHighMul, then RoundingDivideByPOT), except in FULLY_CONNECTED, which it
+ * leaves to ruy, which rounds once. With right = -shift >= 1, which vector kernels may count on, both are one shift:
  *     twice: (sum * multiplier + 2^30 + 2^(30 + right) - (sum < 0 ? 2^31 : 0)) >> (31 + right)
  *     once:  (sum * multiplier + 2^(30 + right)) >> (31 + right)
  * as nested floors merge, and ties of negative sums go away from zero. 64 bits hold it for every sum. */

@@ -16,32 +16,48 @@ typedef struct {
     dn_act zero;
 } conv;
 
-/* The window of one output pixel: k_h * k_w * in_c values, the zero point outside the picture. */
-static void gather(const conv *p, const dn_act *in, size_t row, dn_act *to) {
-    size_t pixels = (size_t)p->out_h * (size_t)p->out_w;
-    const dn_act *picture = in + row / pixels * (size_t)p->in_h * (size_t)p->in_w * (size_t)p->in_c;
-    int32_t y0 = (int32_t)(row % pixels / (size_t)p->out_w) * p->stride_h - p->pad_top;
-    int32_t x0 = (int32_t)(row % (size_t)p->out_w) * p->stride_w - p->pad_left;
-    size_t c = (size_t)p->in_c;
+/* One row of a window, up to 16 bytes, or more: a fixed size copies much faster than a variable one. What is written
+ * beyond is overwritten by the next, or lies in the scratch tile's slack. */
+static inline void copy_row(dn_act *to, const dn_act *from, size_t bytes) {
+    if (bytes <= 16) memcpy(to, from, 16);
+    else memcpy(to, from, bytes);
+}
+
+/* The window whose first pixel is (y0, x0): k_h * k_w * in_c values, the zero point outside the picture. */
+static void gather(const conv *p, const dn_act *picture, int32_t y0, int32_t x0, dn_act *to) {
+    size_t c = (size_t)p->in_c, row = (size_t)p->k_w * c;
     bool whole = p->dil_w == 1 && x0 >= 0 && x0 + p->k_w <= p->in_w;
-    for (int32_t ky = 0; ky < p->k_h; ky++) {
+    for (int32_t ky = 0; ky < p->k_h; ky++, to += row) {
         int32_t y = y0 + ky * p->dil_h;
         if (y < 0 || y >= p->in_h) {
-            memset(to, (uint8_t)p->zero, (size_t)p->k_w * c);
-            to += (size_t)p->k_w * c;
+            memset(to, (uint8_t)p->zero, row);
             continue;
         }
         const dn_act *line = picture + (size_t)y * (size_t)p->in_w * c;
         if (whole) {
-            memcpy(to, line + (size_t)x0 * c, (size_t)p->k_w * c);
-            to += (size_t)p->k_w * c;
+            copy_row(to, line + (size_t)x0 * c, row);
             continue;
         }
-        for (int32_t kx = 0; kx < p->k_w; kx++, to += c) {
+        for (int32_t kx = 0; kx < p->k_w; kx++) {
             int32_t x = x0 + kx * p->dil_w;
-            if (x < 0 || x >= p->in_w) memset(to, (uint8_t)p->zero, c);
-            else memcpy(to, line + (size_t)x * c, c);
+            if (x < 0 || x >= p->in_w) memset(to + (size_t)kx * c, (uint8_t)p->zero, c);
+            else memcpy(to + (size_t)kx * c, line + (size_t)x * c, c);
         }
+    }
+}
+
+/* The windows of output pixels [row, row + rows), counted through the batch. */
+static void gather_rows(const conv *p, const dn_act *in, size_t row, size_t rows, dn_act *to) {
+    size_t pixels = (size_t)p->out_h * (size_t)p->out_w, picture_bytes = (size_t)p->in_h * (size_t)p->in_w * (size_t)p->in_c;
+    const dn_act *picture = in + row / pixels * picture_bytes;
+    int32_t y = (int32_t)(row % pixels / (size_t)p->out_w), x = (int32_t)(row % (size_t)p->out_w);
+    for (size_t i = 0; i < rows; i++, to += p->gemm.k) {
+        gather(p, picture, y * p->stride_h - p->pad_top, x * p->stride_w - p->pad_left, to);
+        if (++x < p->out_w) continue;
+        x = 0;
+        if (++y < p->out_h) continue;
+        y = 0;
+        picture += picture_bytes;
     }
 }
 
@@ -75,7 +91,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
         size_t rows = to - row < p->tile ? to - row : p->tile;
         const dn_act *a = in + row * k;
         if (!p->direct) {
-            for (size_t i = 0; i < rows; i++) gather(p, in, row + i, tile + i * k);
+            gather_rows(p, in, row, rows, tile);
             a = tile;
         }
         p->kernels->gemm(&p->gemm, a, k, (int)rows, out + row * n, n);
@@ -123,10 +139,13 @@ bool dn_prepare_conv(dn_model *m, int op) {
         return DN_REFUSE(m, op, DN_UNSUPPORTED, "grouped: %d channels in, weights for %d", in->dim[3], w->dim[3]);
     const dn_fb *fb = &m->fb;
     dn_table o = m->op[op].options;
+    int32_t top, left;
+    const dn_tensor *padded = dn_absorb_pad(m, op, &top, &left);
+    in = dn_in(m, op, 0);
     int32_t stride_h = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_H, 4, 0), stride_w = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_W, 4, 0);
     int32_t dil_h = (int32_t)dn_fb_int(fb, o, CONV_DILATION_H, 4, 1), dil_w = (int32_t)dn_fb_int(fb, o, CONV_DILATION_W, 4, 1);
     dn_window win;
-    if (!dn_slide(m, op, in, (int)dn_fb_int(fb, o, CONV_PADDING, 1, 0), w->dim[1], w->dim[2], stride_h, stride_w, dil_h,
+    if (!dn_slide(m, op, padded, (int)dn_fb_int(fb, o, CONV_PADDING, 1, 0), w->dim[1], w->dim[2], stride_h, stride_w, dil_h,
                   dil_w, &win))
         return false;
     if (!dn_need_shape(m, op, out, "output", 4, (int32_t[]){in->dim[0], win.out_h, win.out_w, w->dim[0]})) return false;
@@ -139,9 +158,9 @@ bool dn_prepare_conv(dn_model *m, int op) {
         return false;
     *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
                 .out_w = win.out_w, .k_h = w->dim[1], .k_w = w->dim[2], .stride_h = stride_h, .stride_w = stride_w,
-                .dil_h = dil_h, .dil_w = dil_w, .pad_top = win.pad_top, .pad_left = win.pad_left,
+                .dil_h = dil_h, .dil_w = dil_w, .pad_top = win.pad_top + top, .pad_left = win.pad_left + left,
                 .rows = out->count / (size_t)w->dim[0], .zero = (dn_act)dn_arena_zero(in)};
-    p->direct = p->k_h == 1 && p->k_w == 1 && stride_h == 1 && stride_w == 1;
+    p->direct = p->k_h == 1 && p->k_w == 1 && stride_h == 1 && stride_w == 1 && padded == in;
     int32_t k = (int32_t)(w->count / (size_t)w->dim[0]);
     bool fine = prepare_gemm(m, op, (const int8_t *)w->data, w->dim[0], k, in, bias, out, scale, p);
     free(scale);
@@ -176,7 +195,7 @@ bool dn_prepare_dense(dn_model *m, int op) {
                              &p->gemm.requant.min, &p->gemm.requant.max) ||
         !dense_scales(m, op, in, w, out, &scale))
         return false;
-    p->gemm.requant.once = w->scales.count != 1;
+    p->gemm.requant.once = 1;
     p->rows = in->count / (size_t)k;
     p->direct = true;
     bool fine = prepare_gemm(m, op, (const int8_t *)w->data, n, k, in, bias, out, scale, p);

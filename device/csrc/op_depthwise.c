@@ -136,6 +136,9 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     const dn_fb *fb = &m->fb;
     dn_table o = m->op[op].options;
     depthwise *p = dn_pool(m, sizeof *p);
+    int32_t top, left;
+    const dn_tensor *padded = dn_absorb_pad(m, op, &top, &left);
+    in = dn_in(m, op, 0);
     dn_window win;
     if (p == NULL) return false;
     *p = (depthwise){.batch = in->dim[0], .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3],
@@ -144,7 +147,7 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
                      .stride_w = (int32_t)dn_fb_int(fb, o, DEPTHWISE_STRIDE_W, 4, 0),
                      .dil_h = (int32_t)dn_fb_int(fb, o, DEPTHWISE_DILATION_H, 4, 1),
                      .dil_w = (int32_t)dn_fb_int(fb, o, DEPTHWISE_DILATION_W, 4, 1)};
-    if (!dn_slide(m, op, in, (int)dn_fb_int(fb, o, DEPTHWISE_PADDING, 1, 0), p->k_h, p->k_w, p->stride_h, p->stride_w,
+    if (!dn_slide(m, op, padded, (int)dn_fb_int(fb, o, DEPTHWISE_PADDING, 1, 0), p->k_h, p->k_w, p->stride_h, p->stride_w,
                   p->dil_h, p->dil_w, &win) ||
         !dn_need_shape(m, op, out, "output", 4, (int32_t[]){in->dim[0], win.out_h, win.out_w, w->dim[3]}) ||
         !dn_activation_range(m, op, (int)dn_fb_int(fb, o, DEPTHWISE_ACTIVATION, 1, 0), out, &p->depthwise.requant.min,
@@ -152,8 +155,8 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
         return false;
     p->out_h = win.out_h;
     p->out_w = win.out_w;
-    p->pad_top = win.pad_top;
-    p->pad_left = win.pad_left;
+    p->pad_top = win.pad_top + top;
+    p->pad_left = win.pad_left + left;
     p->zero = (dn_act)dn_arena_zero(in);
     p->depthwise.channels = p->out_c;
     p->depthwise.k_h = p->k_h;

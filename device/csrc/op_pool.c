@@ -21,15 +21,22 @@ static window window_at(const pool *p, size_t line, int32_t x) {
     return w;
 }
 
+enum { CHUNK = 64 };
+
 static void average(const pool *p, const dn_act *picture, window w, dn_act *out) {
-    int32_t count = (w.y1 - w.y0) * (w.x1 - w.x0);
-    for (int32_t c = 0; c < p->in_c; c++) {
-        int32_t sum = 0;
-        for (int32_t y = w.y0; y < w.y1; y++)
-            for (int32_t x = w.x0; x < w.x1; x++)
-                sum += picture[((size_t)y * (size_t)p->in_w + (size_t)x) * (size_t)p->in_c + (size_t)c] - DN_FROM_INT8;
-        int32_t q = sum > 0 ? (sum + count / 2) / count : (sum - count / 2) / count;
-        out[c] = dn_finish(q, DN_FROM_INT8, p->min, p->max);
+    int32_t count = (w.y1 - w.y0) * (w.x1 - w.x0), sum[CHUNK];
+    for (int32_t c0 = 0; c0 < p->in_c; c0 += CHUNK) {
+        int32_t width = p->in_c - c0 < CHUNK ? p->in_c - c0 : CHUNK;
+        for (int32_t c = 0; c < CHUNK; c++) sum[c] = -DN_FROM_INT8 * count;
+        for (int32_t y = w.y0; y < w.y1; y++) {
+            const dn_act *pixel = picture + ((size_t)y * (size_t)p->in_w + (size_t)w.x0) * (size_t)p->in_c + (size_t)c0;
+            for (int32_t x = w.x0; x < w.x1; x++, pixel += p->in_c)
+                for (int32_t c = 0; c < width; c++) sum[c] += pixel[c];
+        }
+        for (int32_t c = 0; c < width; c++) {
+            int32_t q = sum[c] > 0 ? (sum[c] + count / 2) / count : (sum[c] - count / 2) / count;
+            out[c0 + c] = dn_finish(q, DN_FROM_INT8, p->min, p->max);
+        }
     }
 }
 

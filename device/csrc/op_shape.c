@@ -113,6 +113,38 @@ bool dn_prepare_pad(dn_model *m, int op) {
     return true;
 }
 
+dn_tensor *dn_absorb_pad(dn_model *m, int op, int32_t *top, int32_t *left) {
+    dn_tensor *padded = dn_in(m, op, 0);
+    *top = *left = 0;
+    if (padded->producer < 0 || padded->consumers != 1) return padded;
+    dn_op *pad = &m->op[padded->producer];
+    const move *p = pad->params;
+    if ((pad->code != OP_PAD && pad->code != OP_PADV2) || pad->outputs != 1) return padded;
+    const copy *c = &p->part[0];
+    const dn_tensor *in = &m->tensor[pad->input[0]];
+    if (p->fill != (dn_act)dn_arena_zero(padded) || padded->rank != 4 || in->dim[0] != padded->dim[0] ||
+        in->dim[3] != padded->dim[3])
+        return padded;
+    *top = (int32_t)(c->to / c->to_stride[1]);
+    *left = (int32_t)(c->to % c->to_stride[1] / c->to_stride[2]);
+    m->op[op].input[0] = pad->input[0];
+    pad->inputs = pad->outputs = 0;
+    pad->run = NULL;
+    return padded;
+}
+
+/* Whether dimensions longer than one keep their order: then the values do not move. */
+static bool moves_nothing(const dn_tensor *in, const int32_t *axis) {
+    int32_t last = -1;
+    for (int i = 0; i < in->rank; i++) {
+        int32_t a = axis[i] < 0 ? axis[i] + in->rank : axis[i];
+        if (in->dim[a] == 1) continue;
+        if (a < last) return false;
+        last = a;
+    }
+    return true;
+}
+
 bool dn_prepare_transpose(dn_model *m, int op) {
     if (!dn_need(m, op, 2, 0, 1)) return false;
     dn_tensor *in = dn_in(m, op, 0), *out = dn_out(m, op, 0);
@@ -138,6 +170,9 @@ bool dn_prepare_transpose(dn_model *m, int op) {
     p->copies = 1;
     if (!dn_need_shape(m, op, out, "output", in->rank, dim)) return false;
     strides_of(out, c->to_stride);
+    if (!moves_nothing(in, axis)) return true;
+    m->op[op].run = NULL;
+    dn_alias(m, m->op[op].output[0], m->op[op].input[0]);
     return true;
 }
 

@@ -189,6 +189,7 @@ static bool check_order(dn_model *m, bool *made, int op) {
         if (made[o->output[k]])
             return DN_REFUSE(m, op, DN_MALFORMED, "writes tensor %d, which already holds something", o->output[k]);
         made[o->output[k]] = true;
+        m->tensor[o->output[k]].producer = op;
     }
     return true;
 }
@@ -211,6 +212,10 @@ bool dn_prepare(dn_model *m) {
     if (made == NULL) return dn_fail(m->error, DN_NO_MEMORY, "no memory for %d tensors", m->tensors);
     for (int i = 0; i < m->tensors; i++) made[i] = m->tensor[i].data != NULL;
     made[m->input] = true;
+    m->tensor[m->output].consumers = 1;
+    for (int i = 0; i < m->ops; i++)
+        for (int k = 0; k < m->op[i].inputs; k++)
+            if (m->op[i].input[k] >= 0) m->tensor[m->op[i].input[k]].consumers++;
     bool fine = true;
     for (int i = 0; fine && i < m->ops; i++) fine = check_order(m, made, i) && prepare_op(m, i);
     if (fine && !made[m->output]) fine = dn_fail(m->error, DN_MALFORMED, "nothing writes the model's output");

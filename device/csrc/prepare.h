@@ -49,6 +49,10 @@ bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h
 /* w: int8 [n][k] → packed for `kernels`, in the pool; NULL after an error. */
 int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t n, int32_t k);
 
+/* When an operator's first input is a PAD with the zero point that nothing else reads, the operator takes the PAD's input
+ * and pads for itself: *top and *left pixels, to a picture of the shape that is returned. */
+dn_tensor *dn_absorb_pad(dn_model *m, int op, int32_t *top, int32_t *left);
+
 /* At run time. */
 dn_act *dn_data(dn_model *m, int tensor);
 dn_act *dn_scratch(dn_model *m, int op, int part);

@@ -96,6 +96,7 @@ static bool read_tensor(dn_model *m, const file *f, dn_table table, int index) {
     t->type = (dn_type)dn_fb_int(&m->fb, table, TENSOR_TYPE, 1, 0);
     t->root = index;
     t->first = -1;
+    t->producer = -1;
     if (dn_fb_int(&m->fb, table, TENSOR_VARIABLE, 1, 0) != 0)
         return dn_fail(m->error, DN_UNSUPPORTED, "tensor %d is a variable: the network has state", index);
     if (dn_fb_table(&m->fb, table, TENSOR_SPARSITY, "tensor sparsity").at != 0)
