@@ -69,6 +69,10 @@ CALLS = {
     ),
     "Admin/ListEvents": (lambda c: _admin(c).ListEvents(admin_pb2.ListEventsRequest(), timeout=9), None),
     "Admin/ListTelemetry": (lambda c: _admin(c).ListTelemetry(admin_pb2.ListTelemetryRequest(), timeout=9), None),
+    "Admin/OpenDashboard": (
+        lambda c: _admin(c).OpenDashboard(admin_pb2.OpenDashboardRequest(), timeout=9),
+        Code.FAILED_PRECONDITION,  # it is off here
+    ),
     "Admin/GrantAccess": (
         lambda c: _admin(c).GrantAccess(admin_pb2.GrantAccessRequest(name="x", role="viewer"), timeout=9),
         Code.INVALID_ARGUMENT,

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from distillnet.cloud.fleet import access, devices, inventory, models, rollouts, telemetry
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
@@ -15,6 +17,7 @@ from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.pki import Authority
 from distillnet.cloud.fleet.publish import Publisher
+from distillnet.cloud.fleet.web import sessions
 from distillnet.proto.archive import MAX_STUDENT_BYTES
 from distillnet.proto.identity import ROLES, EnrollmentToken, Identity
 from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc
@@ -35,6 +38,7 @@ class Administration:
     publisher: Publisher
     hub: Hub
     clock: Callable[[], float]
+    web_address: Callable[[], str | None]
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -175,6 +179,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         rows = await self._with.database.read(lambda session: telemetry.samples(session, request))
         return admin_pb2.ListTelemetryResponse(samples=rows)
 
+    async def OpenDashboard(
+        self, request: admin_pb2.OpenDashboardRequest, context: Any
+    ) -> admin_pb2.OpenDashboardResponse:
+        """Make a link that signs the caller in to the dashboard."""
+        address, identity, now = self._with.web_address(), caller(), self._with.clock()
+        if address is None:
+            raise RefusedError(Code.FAILED_PRECONDITION, "the dashboard is off: start the service with --web-port")
+        code = await self._with.database.write(lambda session: sessions.make_code(session, identity, now))
+        url = f"https://{address}/login?code={code}"
+        return admin_pb2.OpenDashboardResponse(url=url, expires_ts=now + sessions.CODE_S)
+
     async def GrantAccess(self, request: admin_pb2.GrantAccessRequest, context: Any) -> admin_pb2.GrantAccessResponse:
         """Sign a certificate for a person or a script."""
         access.check_name(request.name, "name")
@@ -195,13 +210,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         if request.name == caller().name:
             raise RefusedError(Code.FAILED_PRECONDITION, "nobody revokes the access used for the call")
         now = self._with.clock()
-        count = await self._with.database.write(
-            lambda session: access.revoke_certificates(session, None, request.name, now)
-        )
+        count = await self._with.database.write(lambda session: _revoke_access(session, request.name, now))
         if not count:
             raise RefusedError(Code.NOT_FOUND, f"{request.name!r} has no access to revoke")
         log.warning("%s revoked the access of %s", caller().name, request.name)
         return admin_pb2.RevokeAccessResponse()
+
+
+def _revoke_access(session: Session, name: str, now: float) -> int:
+    sessions.forget(session, name)
+    return access.revoke_certificates(session, None, name, now)
 
 
 async def _upload(requests: AsyncIterator[admin_pb2.PublishRequest]) -> tuple[admin_pb2.PublishHeader, bytes]:

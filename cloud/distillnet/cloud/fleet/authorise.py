@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 
 from distillnet.cloud.fleet import access, pki
+from distillnet.cloud.fleet.calls import Calls
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.proto.identity import Identity, IdentityError, Role
@@ -41,6 +42,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/distillnet.v1.Admin/SteerRollout": OPERATE,
     "/distillnet.v1.Admin/ListEvents": READ,
     "/distillnet.v1.Admin/ListTelemetry": READ,
+    "/distillnet.v1.Admin/OpenDashboard": READ,
     "/distillnet.v1.Admin/GrantAccess": ADMIN,
     "/distillnet.v1.Admin/RevokeAccess": ADMIN,
     "/grpc.health.v1.Health/Check": ANY,
@@ -61,14 +63,20 @@ def caller() -> Identity:
 class Authorise(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Checks every call of the mTLS port."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, calls: Calls, clock: Callable[[], float]) -> None:
         self._database = database
+        self._calls = calls
         self._clock = clock
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """Wrap the handler of one call."""
         handler = await continuation(details)
-        return None if handler is None else _wrapped(handler, lambda context: self._admit(details.method, context))
+        if handler is None:
+            return None
+        method = details.method
+        return _wrapped(
+            handler, lambda context: self._admit(method, context), lambda status: self._calls.count(method, status)
+        )
 
     async def _admit(self, method: str, context: Any) -> None:
         certificates = context.auth_context().get("x509_pem_cert")
@@ -92,48 +100,63 @@ class Translate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """Wrap the handler of one call."""
         handler = await continuation(details)
-        return None if handler is None else _wrapped(handler, _nobody)
+        return None if handler is None else _wrapped(handler, _nobody, _uncounted)
 
 
 async def _nobody(_context: Any) -> None:
     """Admit everybody."""
 
 
-def _wrapped(handler: Any, admit: Callable[[Any], Awaitable[None]]) -> Any:
+def _uncounted(_status: str) -> None:
+    """Count nothing."""
+
+
+def _wrapped(handler: Any, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Any:
     codec = {
         "request_deserializer": handler.request_deserializer,
         "response_serializer": handler.response_serializer,
     }
     if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, admit), **codec)
+        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, admit, count), **codec)
     if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(_answering(handler.stream_unary, admit), **codec)
+        return grpc.stream_unary_rpc_method_handler(_answering(handler.stream_unary, admit, count), **codec)
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, admit), **codec)
-    return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, admit), **codec)
+        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, admit, count), **codec)
+    return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, admit, count), **codec)
 
 
-def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Handler:
+def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Handler:
     async def answer(request: Any, context: Any) -> Any:
         try:
             await admit(context)
-            return await handle(request, context)
+            response = await handle(request, context)
         except Exception as exc:
+            count(_status(exc))
             await _refuse(context, exc)
+        else:
+            count("OK")
+            return response
 
     return answer
 
 
-def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]]) -> Handler:
+def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Handler:
     async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             await admit(context)
             async for response in handle(request, context):
                 yield response
         except Exception as exc:
+            count(_status(exc))
             await _refuse(context, exc)
+        else:
+            count("OK")
 
-    return generate if inspect.isasyncgenfunction(handle) else _answering(handle, admit)
+    return generate if inspect.isasyncgenfunction(handle) else _answering(handle, admit, count)
+
+
+def _status(exc: Exception) -> str:
+    return exc.code.name if isinstance(exc, RefusedError) else "INTERNAL"
 
 
 async def _refuse(context: Any, exc: Exception) -> None:

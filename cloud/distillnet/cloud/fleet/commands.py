@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("models")(list_models)
     app.command()(rollback)
     app.command()(revoke)
+    app.command()(dashboard)
     rollout_commands.register(app)
     telemetry_commands.register(app)
     key_commands.register(app)
@@ -37,6 +38,9 @@ def serve(
     host: str | None = typer.Option(None, help="address to listen on [default: 127.0.0.1]"),
     port: int | None = typer.Option(None, help="of devices and people, mTLS; 0 = any free one [default: 7443]"),
     enroll_port: int | None = typer.Option(None, help="of boards that enrol; 0 = any free one [default: 7444]"),
+    web_port: int | None = typer.Option(
+        None, help="of the dashboard and the metrics, TLS; 0 = any free one [default: off]"
+    ),
     config: Path | None = typer.Option(None, help="serve.toml"),
     as_json: bool = typer.Option(False, "--json", help="log and announce readiness as JSON lines"),
 ) -> None:
@@ -48,17 +52,20 @@ def serve(
     from distillnet.cloud.fleet import server
 
     loaded = settings.load(config)
-    given = {"host": host, "port": port, "enroll_port": enroll_port}
+    given = {"host": host, "port": port, "enroll_port": enroll_port, "web_port": web_port}
     listen = loaded.listen.model_copy(update={key: value for key, value in given.items() if value is not None})
     _log(as_json)
 
     def announce(ready: server.Ready) -> None:
         if as_json:
             facts = {"event": "ready", "port": ready.port, "enroll_port": ready.enroll_port}
-            options.print_json(facts | {"data": str(ready.data), "admin": str(ready.admin)})
+            facts |= {"data": str(ready.data), "admin": str(ready.admin)}
+            options.print_json(facts | ({"web_port": ready.web_port} if ready.web_port else {}))
         else:
             typer.echo(f"ready: devices on {listen.host}:{ready.port}, enrolment on {listen.host}:{ready.enroll_port}")
             typer.echo(f"admin bundle: {ready.admin}")
+            if ready.web_port:
+                typer.echo(f"dashboard on {listen.host}:{ready.web_port}: `distillnet dashboard` signs in")
 
     server.run(loaded.model_copy(update={"listen": listen}), data, announce)
 
@@ -93,6 +100,26 @@ def publish(
     else:
         typer.echo(f"published {response.application} version {response.version}, {response.size_bytes} bytes")
         typer.echo(f"{response.digest}\ndevices told: {response.devices_told}")
+
+
+def dashboard(
+    data: Path = options.DATA,
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Print a link that signs you in to the dashboard, once, with the role of your access bundle.
+
+    Example: distillnet dashboard --admin night-shift
+    """
+    from distillnet.proto.v1 import admin_pb2
+
+    with options.stub(data, admin, server) as stub:
+        response = stub.OpenDashboard(admin_pb2.OpenDashboardRequest(), timeout=options.TIMEOUT_S)
+    if as_json:
+        options.print_json({"url": response.url, "expires_ts": response.expires_ts})
+    else:
+        typer.echo(response.url)
 
 
 @token_app.command("create")

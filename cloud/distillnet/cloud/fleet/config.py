@@ -15,6 +15,7 @@ class ListenSection(Strict):
     enroll_port: int = Field(
         default=7444, ge=0, le=65535, description="server TLS only, for boards without a certificate"
     )
+    web_port: int | None = Field(default=None, ge=0, le=65535, description="dashboard and metrics, TLS; unset = off")
     names: list[str] = Field(default_factory=list, description="further names and addresses in the server certificate")
     public_address: str | None = Field(default=None, description="host:port told to boards; unset = host and port")
 

@@ -211,6 +211,17 @@ class Sample(Base):
     __table_args__ = (Index("samples_of_device", "device", "ts"),)
 
 
+class WebSession(Base):
+    """A sign-in link not used yet (`code`) or a visitor of the dashboard (`cookie`), by hash."""
+
+    __tablename__ = "web_sessions"
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    role: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    expires_ts: Mapped[float] = mapped_column(index=True)
+
+
 class Database:
     """One database and the threads that work on it."""
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from distillnet.cloud.fleet import access, devices, keys, schema, telemetry
 from distillnet.cloud.fleet.admin import Administration, AdminService
 from distillnet.cloud.fleet.artifacts import ArtifactsService
 from distillnet.cloud.fleet.authorise import Authorise, Translate
+from distillnet.cloud.fleet.calls import Calls
 from distillnet.cloud.fleet.conductor import Conductor
 from distillnet.cloud.fleet.config import ServeConfig
 from distillnet.cloud.fleet.database import Database
@@ -37,6 +39,7 @@ from distillnet.cloud.fleet.place import held, open_store
 from distillnet.cloud.fleet.publish import LOCK, Publisher
 from distillnet.cloud.fleet.repository import Repository
 from distillnet.cloud.fleet.streams import FleetService
+from distillnet.cloud.fleet.web.app import Dashboard, Sources
 from distillnet.proto.identity import Identity
 from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, artifacts_pb2_grpc, enrollment_pb2_grpc, fleet_pb2_grpc
 
@@ -67,6 +70,7 @@ class Ready:
     enroll_port: int
     data: Path
     admin: Path
+    web_port: int | None = None
 
 
 def run(config: ServeConfig, data: Path, announce: Callable[[Ready], None]) -> None:
@@ -128,7 +132,9 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
     hub = Hub(service.database, service.instance, heartbeat_s=fleet.heartbeat_s, poll_s=fleet.poll_s, clock=time.time)
     checks = health.aio.HealthServicer()
     intake = Intake(service.config.mqtt, service.database, service.instance) if service.config.mqtt.host else None
-    server, port = _fleet_server(service, hub, checks)
+    calls = Calls()
+    web_ports: list[int] = []
+    server, port = _fleet_server(service, hub, checks, calls, web_ports)
     enrol_server, enroll_port = _enrol_server(service, checks, port)
     admin = _admin_bundle(service, port)
     stop = asyncio.Event()
@@ -145,12 +151,15 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     if intake is not None:
         intake.start()
-    announce(Ready(port, enroll_port, service.data, admin))
+    dashboard = Dashboard(Sources(service.database, hub, calls, intake, time.time))
+    if service.config.listen.web_port is not None:
+        web_ports.append(await _open_dashboard(service, dashboard))
+    announce(Ready(port, enroll_port, service.data, admin, web_ports[0] if web_ports else None))
     await stop.wait()
     log.info("stopping: %d streams are told to come back", len(hub))
     await checks.enter_graceful_shutdown()
     hub.drain()
-    await asyncio.gather(server.stop(_GRACE_S), enrol_server.stop(_GRACE_S))
+    await asyncio.gather(server.stop(_GRACE_S), enrol_server.stop(_GRACE_S), dashboard.stop())
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -159,14 +168,18 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
         await asyncio.to_thread(intake.stop)
 
 
-def _fleet_server(service: _Service, hub: Hub, checks: Any) -> tuple[Any, int]:
+def _fleet_server(service: _Service, hub: Hub, checks: Any, calls: Calls, web_ports: list[int]) -> tuple[Any, int]:
     listen = service.config.listen
     options = [*_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
-    server = grpc.aio.server(interceptors=[Authorise(service.database, time.time)], options=options)
+    server = grpc.aio.server(interceptors=[Authorise(service.database, calls, time.time)], options=options)
     fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)
     artifacts_pb2_grpc.add_ArtifactsServicer_to_server(ArtifactsService(service.database, service.store), server)
     enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)
-    administration = Administration(service.database, service.authority, service.publisher, hub, time.time)
+
+    def web_address() -> str | None:
+        return f"{_reachable(service.config)}:{web_ports[0]}" if web_ports else None
+
+    administration = Administration(service.database, service.authority, service.publisher, hub, time.time, web_address)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(administration), server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [f"{admin_pb2.DESCRIPTOR.package}.{name}" for name in _SERVICES]
@@ -189,6 +202,16 @@ def _enrol_server(service: _Service, checks: Any, fleet_port: int) -> tuple[Any,
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     credentials = grpc.ssl_server_credentials([(service.certificate.key_pem, service.certificate.certificate_pem)])
     return server, _bind(server, listen.host, listen.enroll_port, credentials, "enroll_port")
+
+
+async def _open_dashboard(service: _Service, dashboard: Dashboard) -> int:
+    listen, pki = service.config.listen, service.data / "pki"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki / "server.pem", pki / "server-key.pem")
+    try:
+        return await dashboard.start(listen.host, listen.web_port or 0, tls)
+    except OSError as exc:
+        raise FleetError(f"web_port {listen.host}:{listen.web_port} cannot be opened: {exc.strerror}") from exc
 
 
 def _enrolment(service: _Service, fleet_port: int) -> Enrolment:

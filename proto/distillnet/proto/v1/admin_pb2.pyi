@@ -395,3 +395,15 @@ class ListTelemetryResponse(_message.Message):
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     samples: _containers.RepeatedCompositeFieldContainer[ListTelemetryResponse.Sample]
     def __init__(self, samples: _Optional[_Iterable[_Union[ListTelemetryResponse.Sample, _Mapping]]] = ...) -> None: ...
+
+class OpenDashboardRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class OpenDashboardResponse(_message.Message):
+    __slots__ = ("url", "expires_ts")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_TS_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    expires_ts: float
+    def __init__(self, url: _Optional[str] = ..., expires_ts: _Optional[float] = ...) -> None: ...

@@ -95,6 +95,11 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.FromString,
                 _registered_method=True)
+        self.OpenDashboard = channel.unary_unary(
+                '/distillnet.v1.Admin/OpenDashboard',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardResponse.FromString,
+                _registered_method=True)
         self.GrantAccess = channel.unary_unary(
                 '/distillnet.v1.Admin/GrantAccess',
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.GrantAccessRequest.SerializeToString,
@@ -183,6 +188,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenDashboard(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GrantAccess(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -257,6 +268,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListTelemetry,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.SerializeToString,
+            ),
+            'OpenDashboard': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenDashboard,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardResponse.SerializeToString,
             ),
             'GrantAccess': grpc.unary_unary_rpc_method_handler(
                     servicer.GrantAccess,
@@ -594,6 +610,33 @@ class Admin:
             '/distillnet.v1.Admin/ListTelemetry',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.ListTelemetryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenDashboard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/OpenDashboard',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.OpenDashboardResponse.FromString,
             options,
             channel_credentials,
             insecure,

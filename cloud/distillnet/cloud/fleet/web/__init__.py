@@ -1,0 +1,1 @@
+"""The dashboard: server-rendered pages over the fleet's facts, no script, light enough for a phone."""
