@@ -238,6 +238,11 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 
 
 @pytest.fixture
+def unused_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
 def until() -> Callable[[Callable[[], bool], float, str], None]:
     """`until(condition, timeout_s, what)`: wait, or fail naming what did not happen."""
     return wait_until

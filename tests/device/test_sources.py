@@ -11,7 +11,7 @@ import pytest
 from distillnet.device.config import Source
 from distillnet.device.feed import Feed
 from distillnet.device.frames import Frame, Intake
-from distillnet.device.readers import SourceError, check, kind_of, open_reader, redacted
+from distillnet.device.readers import SourceError, check, kind_of, open_reader
 from distillnet.device.telemetry import Telemetry
 
 
@@ -141,7 +141,7 @@ def test_kinds_are_guessed_from_the_url(tmp_path: Path) -> None:
         "x.mp4": "video",
     }
     assert {url: kind_of(Source(id="s", url=url)) for url in urls} == urls
-    assert redacted("rtsp://user:secret@host/x") == "rtsp://host/x"
+    assert Source(id="s", url="rtsp://user:secret@host/x").shown_url == "rtsp://host/x"
 
 
 def test_a_camera_that_is_not_there_is_tried_again() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from distillnet.device.decisions import Decided
+from distillnet.device.journal import Note, note
 from distillnet.device.outbox import Outbox
 from distillnet.proto.mqtt import EventPayload, StageLatency, Topics, encode
 
@@ -77,7 +78,8 @@ class Announcer:
         self._put(key, moment.captured)
         if transition.phase != "update":
             where = decided.source if decided.zone is None else f"{decided.source}/{decided.zone}"
-            log.info("%s %s on %s, score %.2f", decided.event, transition.phase, where, transition.score)
+            what = (decided.event, transition.phase, where, transition.score)
+            note(log, Note.EVENT, "%s %s on %s, score %.2f", *what, event=decided.event, id=transition.id, source=where)
         return payload
 
     def show(self, source: str, event: str, on: bool) -> None:

@@ -158,9 +158,12 @@ class Link:
         with other._lock:
             self._retained = dict(other._retained)
 
-    def forget(self, topic: str) -> None:
-        """Clear the retained value of `topic`."""
-        self.retain(topic, b"")
+    def repeat(self, topic: str) -> None:
+        """Publish the retained value of `topic` once more."""
+        with self._lock:
+            payload = self._retained.get(topic)
+        if payload is not None:
+            self._send(topic, payload, 1, True, None)
 
     def _send(self, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties | None) -> int | None:
         with self._lock:

@@ -1,5 +1,6 @@
 """The device file: what the daemon watches, what it says, and to whom. Read once, at the edge."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -62,6 +63,11 @@ class Source(Strict):
     stall_s: float = Field(default=10.0, gt=0, description="no frame for so long is `stalled`")
     gate: Literal["off", "on", "auto"] = "off"
     zones: list[Zone] = Field(default_factory=list)
+
+    @property
+    def shown_url(self) -> str:
+        """The url without user and password, for logs and `info`."""
+        return re.sub(r"://[^/@]*@", "://", self.url)
 
 
 class EventRule(Strict):

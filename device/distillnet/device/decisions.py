@@ -58,15 +58,12 @@ class Decisions:
         if card is not None:
             self.follow(card)
 
-    def set_threshold(self, event: str, threshold: float, exit_threshold: float | None) -> Rule | None:
-        """Override an event's thresholds until the next `use_rules` or `follow`; None = it is unknown."""
+    def set_threshold(self, event: str, threshold: float, exit_threshold: float | None) -> None:
+        """Override an event's thresholds until the next `use_rules` or `follow`; an unknown event is no error."""
         rule = self._effective.get(event)
-        if rule is None:
-            return None
-        lower = rule.exit_threshold if exit_threshold is None else exit_threshold
-        changed = replace(rule, threshold=threshold, exit_threshold=min(lower, threshold))
-        self._effective[event] = changed
-        return changed
+        if rule is not None:
+            lower = rule.exit_threshold if exit_threshold is None else exit_threshold
+            self._effective[event] = replace(rule, threshold=threshold, exit_threshold=min(lower, threshold))
 
     def watches(self, source: str, event: str) -> bool:
         """Whether an event is watched for on a source."""

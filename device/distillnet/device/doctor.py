@@ -14,7 +14,7 @@ import cv2
 
 from distillnet.device import host
 from distillnet.device.config import DeviceConfig
-from distillnet.device.readers import SourceError, open_reader, redacted
+from distillnet.device.readers import SourceError, open_reader
 from distillnet.engine import ModelError
 from distillnet.engine.litert import litert_version
 from distillnet.engine.student import Student
@@ -169,14 +169,12 @@ def _source(config: DeviceConfig, index: int) -> Finding:
     finally:
         reader.close()
     if picture is None:
-        return Finding(
-            what, "wrong", f"{redacted(source.url)} opens but gives no picture", "is another program using it?"
-        )
+        return Finding(what, "wrong", f"{source.shown_url} opens but gives no picture", "is another program using it?")
     height, width = picture.pixels.shape[:2]
     dark = max(cv2.mean(picture.pixels)) < 2.0
     return Finding(
         what,
         "warning" if dark else "ok",
-        f"{redacted(source.url)}: {width}×{height}" + (", black" if dark else ""),
+        f"{source.shown_url}: {width}×{height}" + (", black" if dark else ""),
         "is the lens covered?" if dark else "",
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from distillnet.device.announcer import Announcer, Moment
 from distillnet.device.config import Source
 from distillnet.device.decisions import Decided, Decisions
+from distillnet.device.evidence import Evidence
 from distillnet.device.frames import Frame, Intake
 from distillnet.device.gate import MotionGate
 from distillnet.device.readers import FINITE, kind_of
@@ -30,7 +31,13 @@ class Pipeline:
     """Inference and decision for all sources."""
 
     def __init__(
-        self, slot: ModelSlot, intake: Intake, decisions: Decisions, announcer: Announcer, telemetry: Telemetry
+        self,
+        slot: ModelSlot,
+        intake: Intake,
+        decisions: Decisions,
+        announcer: Announcer,
+        telemetry: Telemetry,
+        evidence: Evidence,
     ) -> None:
         """Wire the stages; `watch` names the sources, `start` begins."""
         self._slot = slot
@@ -38,6 +45,8 @@ class Pipeline:
         self._decisions = decisions
         self._announcer = announcer
         self._telemetry = telemetry
+        self._evidence = evidence
+        self._latest: dict[str, Frame] = {}
         self._zones: dict[str, list[tuple[str | None, Zone | None]]] = {}
         self._gates: dict[tuple[str, str | None], MotionGate] = {}
         self._gated_sources: set[str] = set()
@@ -86,8 +95,22 @@ class Pipeline:
         self._jobs.put(job)
         self._intake.wake()
 
+    def watched(self) -> list[tuple[str, str]]:
+        """Return every source and event that is watched for on it."""
+        return [
+            (source, event)
+            for source in self._zones
+            for event in self._decisions.events
+            if self._decisions.watches(source, event)
+        ]
+
+    def latest(self, source: str) -> Frame | None:
+        """Return the frame of a source that was looked at last."""
+        return self._latest.get(source)
+
     def finish_source(self, source: str, ts: float) -> None:
         """End what is on on a source that has gone. Through `submit`."""
+        self._latest.pop(source, None)
         self._announce_ends(self._decisions.finish(ts, source=source))
 
     def _run(self) -> None:
@@ -118,6 +141,8 @@ class Pipeline:
     def _handle(self, student: Student, frame: Frame) -> None:
         times = _Times()
         inferred = False
+        self._latest[frame.source] = frame
+        self._evidence.observe(frame)
         results: list[tuple[str | None, Scores]] = []
         for zone, box in self._zones.get(frame.source, []):
             scores = None
@@ -183,13 +208,15 @@ class Pipeline:
         if decided:
             moment = Moment(frame.ts, frame.captured, student.digest, times.latency(frame))
             for decision in decided:
-                self._announce(decision, moment)
+                begins = decision.transition.phase == "new"
+                kept = self._evidence.begin(frame, decision.transition.id) if begins else None
+                self._announce(decision, moment, kept)
 
-    def _announce(self, decision: Decided, moment: Moment) -> None:
+    def _announce(self, decision: Decided, moment: Moment, evidence: str | None = None) -> None:
         if decision.transition.phase == "new":
             self._slot.record_event()
             self._telemetry.announced()
-        self._announcer.announce(decision, moment)
+        self._announcer.announce(decision, moment, evidence)
         on = self._decisions.on(decision.source, decision.event)
         self._announcer.show(decision.source, decision.event, on)
 
@@ -211,12 +238,7 @@ class Pipeline:
 
     def _show_states(self) -> None:
         """Publish `state` for every watched event of every source, and take back those that are no more."""
-        watched = [
-            (source, event)
-            for source in self._zones
-            for event in self._decisions.events
-            if self._decisions.watches(source, event)
-        ]
+        watched = self.watched()
         self._announcer.clear(keep=watched)
         for source, event in watched:
             self._announcer.show(source, event, self._decisions.on(source, event))

@@ -69,11 +69,6 @@ def kind_of(source: Source) -> Kind:
     return "images" if Path(url).is_dir() else "video"
 
 
-def redacted(url: str) -> str:
-    """Return the url without user and password, for logs and `info`."""
-    return re.sub(r"://[^/@]*@", "://", url)
-
-
 def check(source: Source) -> None:
     """Look whether a source can be used at all: files must be there and readable; cameras and streams may come later.
 
@@ -158,9 +153,7 @@ class _Live:
         self._capture = _open_live(source, kind, read_timeout_s)
         if not self._capture.isOpened():
             self._capture.release()
-            raise SourceError(
-                f"source {source.id!r}: {kind} {redacted(source.url)} cannot be opened{_hint(source, kind)}"
-            )
+            raise SourceError(f"source {source.id!r}: {kind} {source.shown_url} cannot be opened{_hint(source, kind)}")
         self._opened = time.monotonic()
 
     def read(self) -> Picture | None:

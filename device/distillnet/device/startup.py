@@ -1,0 +1,102 @@
+"""What must be right before the daemon runs, and which student it starts with."""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from distillnet.device.config import DeviceConfig
+from distillnet.device.readers import SourceError, check
+from distillnet.device.slot import ModelSlot
+from distillnet.engine.student import Student
+from distillnet.proto.archive import StudentError
+from distillnet.proto.mqtt import ModelPayload
+from distillnet.proto.strict import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class Updates(Protocol):
+    """What the daemon needs of the update service."""
+
+    def start(self) -> None:
+        """Begin to look for updates."""
+
+    def stop(self) -> None:
+        """End within a second."""
+
+    def check_now(self) -> None:
+        """Look for an update now."""
+
+
+def check_sources(config: DeviceConfig) -> None:
+    """Look whether every source can be used: files must be there, cameras and streams may come later.
+
+    Raises:
+        ConfigError: a file is missing or of no use.
+
+    """
+    for source in config.source:
+        try:
+            check(source)
+        except SourceError as exc:
+            raise ConfigError(str(exc)) from exc
+
+
+def first_student(config: DeviceConfig) -> Student | None:
+    """Return the student to start with: the committed one, else `model.path`, else none where updates may bring one.
+
+    Raises:
+        ConfigError: there is none and none can come, it cannot be read, or it is for another application.
+        StudentError: it is no valid student.
+        ModelError: its model cannot be loaded.
+
+    """
+    data = _committed(config)
+    where = "the committed student"
+    if data is None and config.model.path is not None:
+        where = str(config.model.path)
+        try:
+            data = config.model.path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"model.path: {where} cannot be read: {exc.strerror}") from exc
+    if data is None:
+        if config.update.server is None:
+            raise ConfigError("there is no student to run: set model.path, or update.server to get one")
+        return None
+    try:
+        student = Student.load(data, engine=config.engine.backend, threads=config.engine.threads)
+    except StudentError as exc:
+        raise StudentError(f"{where}: {exc}") from exc
+    if student.card.application != config.model.application:
+        raise ConfigError(
+            f"model.application is {config.model.application!r} but {where} is for {student.card.application!r}"
+        )
+    return student
+
+
+def updates(config: DeviceConfig, slot: ModelSlot, publish: Callable[[ModelPayload], None]) -> Updates | None:
+    """Return the update service; None where the device file names no server and there is no store."""
+    if not _takes_updates(config):
+        return None
+    from distillnet.device.update.service import UpdateService
+
+    return UpdateService(config, slot, publish)
+
+
+def _takes_updates(config: DeviceConfig) -> bool:
+    return config.update.server is not None or (config.device.state_dir / "store").exists()
+
+
+def _committed(config: DeviceConfig) -> bytes | None:
+    if not _takes_updates(config):
+        return None
+    from distillnet.device.update.errors import UpdateError  # only boards that take updates need TUF
+    from distillnet.device.update.service import startup_student
+
+    try:
+        return startup_student(config)
+    except UpdateError as exc:
+        if config.model.path is None:
+            raise ConfigError(f"the store of students cannot be used: {exc}") from exc
+        log.error("the store of students cannot be used, starting with %s: %s", config.model.path, exc)
+        return None

@@ -1,0 +1,144 @@
+"""Home Assistant's discovery document: what its MQTT integration accepts, and which entities a device becomes."""
+
+import json
+from typing import Any
+
+import jsonschema
+
+from distillnet.device.homeassistant import Shown, discovery, discovery_topic, platforms
+from distillnet.proto.mqtt import InfoPayload
+
+# Home Assistant publishes no JSON Schema of its discovery messages. This one states the rules of its documentation
+# (integrations/mqtt, binary_sensor.mqtt, event.mqtt, sensor.mqtt, update.mqtt) for the keys that are used here.
+_TEXT = {"type": "string", "minLength": 1}
+_TOPIC = {"type": "string", "pattern": "^[^#+]+$"}
+_COMMON = {
+    "platform": _TEXT,
+    "unique_id": {"type": "string", "pattern": "^[a-zA-Z0-9_-]+$"},
+    "name": _TEXT,
+    "entity_category": {"enum": ["config", "diagnostic"]},
+    "state_topic": _TOPIC,
+    "value_template": {"type": "string", "pattern": r"^\{\{.*\}\}$"},
+}
+
+
+def _platform(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": _COMMON | properties,
+        "required": ["platform", "unique_id", "name", *required],
+        "additionalProperties": False,
+    }
+
+
+_PLATFORMS = {
+    "binary_sensor": _platform(["state_topic"], payload_on=_TEXT, payload_off=_TEXT),
+    "event": _platform(["state_topic", "event_types"], event_types={"type": "array", "items": _TEXT, "minItems": 1}),
+    "sensor": _platform(
+        ["state_topic"],
+        unit_of_measurement=_TEXT,
+        state_class={"enum": ["measurement", "total", "total_increasing"]},
+        device_class={"enum": ["temperature", "duration"]},
+        expire_after={"type": "integer", "minimum": 1},
+    ),
+    "update": _platform(["state_topic"], command_topic=_TOPIC, payload_install=_TEXT, title=_TEXT),
+}
+_DOCUMENT = {
+    "type": "object",
+    "required": ["device", "origin", "components"],
+    "additionalProperties": False,
+    "properties": {
+        "device": {
+            "type": "object",
+            "required": ["identifiers"],
+            "additionalProperties": False,
+            "properties": {
+                "identifiers": {"type": "array", "items": _TEXT, "minItems": 1},
+                **dict.fromkeys(("name", "manufacturer", "model", "hw_version", "sw_version"), _TEXT),
+            },
+        },
+        "origin": {
+            "type": "object",
+            "required": ["name"],
+            "additionalProperties": False,
+            "properties": {"name": _TEXT, "sw_version": _TEXT},
+        },
+        "availability_topic": _TOPIC,
+        "availability_template": _TEXT,
+        "qos": {"enum": [0, 1, 2]},
+        "components": {"type": "object", "minProperties": 1},
+    },
+}
+
+
+def shown(*events: str) -> Shown:
+    info = InfoPayload(
+        session="s",
+        ts=1.0,
+        version="0.1.0",
+        board="x86_64",
+        engine="native",
+        kernels="avx2",
+        application="yard",
+        model_version=3,
+        model_digest="sha256:0",
+        events=list(events),
+        sources={"door": "/dev/video0"},
+    )
+    return Shown("porch", info, tuple(("door", event) for event in events), 60.0)
+
+
+def check(document: dict[str, Any]) -> None:
+    jsonschema.validate(document, _DOCUMENT)
+    identities = []
+    for component in document["components"].values():
+        jsonschema.validate(component, _PLATFORMS[component["platform"]])
+        identities.append(component["unique_id"])
+    assert len(set(identities)) == len(identities)
+
+
+def test_the_document_is_what_home_assistant_accepts() -> None:
+    document = json.loads(json.dumps(discovery(shown("dog", "cat"))))
+    check(document)
+    kinds = platforms(document)
+    assert kinds["door_dog"] == "binary_sensor"
+    assert kinds["door_dog_event"] == "event"
+    assert kinds["model"] == "update"
+    assert document["components"]["door_cat"]["state_topic"] == "distillnet/v1/porch/state/door/cat"
+    assert discovery_topic("homeassistant", "porch") == "homeassistant/device/distillnet_porch/config"
+
+
+def test_templates_give_what_the_platforms_want() -> None:
+    """Rendered as Home Assistant renders them: Jinja, `value_json`, and `tojson`."""
+    from jinja2 import Environment
+
+    components = discovery(shown("dog"))["components"]
+
+    def render(template: str, payload: dict[str, Any]) -> str:
+        return Environment().from_string(template).render(value_json=payload)
+
+    event = {"phase": "new", "score": 0.9, "zone": None, "id": "x"}
+    rendered = json.loads(render(components["door_dog_event"]["value_template"], event))
+    assert rendered["event_type"] in components["door_dog_event"]["event_types"]
+    assert rendered["zone"] is None
+    model = {"installed": {"version": 3}, "candidate": None, "phase": "idle"}
+    update = json.loads(render(components["model"]["value_template"], model))
+    assert update == {"installed_version": "3", "latest_version": "3", "in_progress": False}
+    waiting = {"installed": None, "candidate": {"version": 4}, "phase": "fetching"}
+    assert json.loads(render(components["model"]["value_template"], waiting))["latest_version"] == "4"
+    telemetry = {"stages": {"infer": {"p95": 1.234}}, "sources": {"door": {"fps": 29.97}}, "temperature_c": None}
+    assert render(components["infer_p95"]["value_template"], telemetry) == "1.23"
+    assert render(components["end_to_end_p95"]["value_template"], telemetry) == "None"
+    assert render(components["door_fps"]["value_template"], telemetry) == "30.0"
+    status = discovery(shown("dog"))["availability_template"]
+    assert render(status, {"state": "lost"}) == "offline"
+    assert render(status, {"state": "degraded"}) == "online"
+
+
+def test_entities_of_vanished_events_are_removed() -> None:
+    before = platforms(discovery(shown("dog", "cat")))
+    now = platforms(discovery(shown("dog", "bird")))
+    removed = {key: platform for key, platform in before.items() if key not in now}
+    document = discovery(shown("dog", "bird"), removed)
+    assert document["components"]["door_cat"] == {"platform": "binary_sensor"}
+    assert document["components"]["door_cat_event"] == {"platform": "event"}
