@@ -5,6 +5,7 @@ Readers know nothing of threads, queues or pacing; `feed.py` drives them.
 
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 
 from distillnet.device.config import Source
+from distillnet.device.exact import plain_conversion
 from distillnet.engine.preprocess import Frame as Pixels
 
 Kind = Literal["camera", "video", "images", "stream", "pipeline"]
@@ -80,8 +82,8 @@ def check(source: Source) -> None:
         open_reader(source).close()
 
 
-def open_reader(source: Source, *, read_timeout_s: float = 10.0) -> Reader:
-    """Open a source.
+def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = False) -> Reader:
+    """Open a source; `exact`: a video gives the same pixels on every machine, a little slower.
 
     Raises:
         SourceError: missing, no permission, or nothing this can decode.
@@ -91,12 +93,13 @@ def open_reader(source: Source, *, read_timeout_s: float = 10.0) -> Reader:
     if kind == "images":
         return _Images(source)
     if kind == "video":
-        return _VideoFile(source)
+        return _VideoFile(source, exact)
     return _Live(source, kind, read_timeout_s)
 
 
 class _VideoFile:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, exact: bool) -> None:
+        self._exact = exact
         path = Path(source.url)
         if not path.is_file():
             raise SourceError(f"source {source.id!r}: video file {path} does not exist")
@@ -109,7 +112,11 @@ class _VideoFile:
 
     def read(self) -> Picture | None:
         started = time.perf_counter()
-        good, pixels = self._capture.read()
+        if not self._capture.grab():
+            return None
+        with plain_conversion() if self._exact else nullcontext():
+            good, pixels = self._capture.retrieve()
+        self._exact = False  # chosen with the first frame
         if not good:
             return None
         position_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0

@@ -108,7 +108,7 @@ def _open(source: Source) -> Reader:
     if kind_of(source) not in FINITE:
         raise ConfigError(f"only files can be replayed; {source.url} is a {kind_of(source)}")
     try:
-        return open_reader(source)
+        return open_reader(source, exact=True)
     except SourceError as exc:
         raise ConfigError(str(exc)) from exc
 

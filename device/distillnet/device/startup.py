@@ -60,11 +60,16 @@ def first_student(config: DeviceConfig) -> Student | None:
         except OSError as exc:
             raise ConfigError(f"model.path: {where} cannot be read: {exc.strerror}") from exc
     if data is None:
-        if config.update.server is None:
-            raise ConfigError("there is no student to run: set model.path, or update.server to get one")
+        if not _takes_updates(config):
+            raise ConfigError("there is no student to run: set model.path, or `distillnet enroll` and update.server")
         return None
     try:
-        student = Student.load(data, engine=config.engine.backend, threads=config.engine.threads)
+        student = Student.load(
+            data,
+            engine=config.engine.backend,
+            threads=config.engine.threads,
+            max_arena_bytes=config.update.max_arena_bytes,
+        )
     except StudentError as exc:
         raise StudentError(f"{where}: {exc}") from exc
     if student.card.application != config.model.application:
