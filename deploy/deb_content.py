@@ -45,6 +45,15 @@ LEFT_OUT = (
 )
 
 
+# Installed size in KB that a package may have. OpenCV's wheel alone has 150 MB on x86-64, 85 MB on aarch64.
+LIMIT_KB = {
+    ("distillnet", "arm64"): 15_000,
+    ("distillnet", "amd64"): 15_000,
+    ("distillnet-libs", "arm64"): 235_000,
+    ("distillnet-libs", "amd64"): 300_000,
+}
+
+
 class Package(NamedTuple):
     """One binary package: `name`, one-line `summary`, long `description`."""
 

@@ -1,13 +1,14 @@
 """Build the device's .deb packages: `distillnet` (ours, small) and `distillnet-libs` (its libraries, rarely changing).
 
-    python deploy/debs.py [amd64] [arm64] [--python 3.11] [--out dist]
+    python deploy/debs.py [amd64] [arm64] [--python 3.11] [--out dist] [--revision +1] [--uncompressed]
 
 Needs dpkg-deb and, for arm64, the cross compiler; no root, no debhelper. Everything is bundled, so the packages install
-and run offline: `apt install ./distillnet*.deb`. The same tree gives the same bytes: times come from the last commit.
+and run offline: `apt install ./distillnet*.deb`. The same tree gives the same bytes: times come from the last commit, or SOURCE_DATE_EPOCH.
 `distillnet` depends on a name that `distillnet-libs` provides and that is the hash of the bundled versions.
 """
 
 import argparse
+import email.utils
 import fnmatch
 import gzip
 import hashlib
@@ -21,6 +22,7 @@ import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import arm_root
 import deb_content as content
@@ -34,7 +36,16 @@ SYSTEMD = wheelhouse.ROOT / "deploy/systemd"
 CONFFILE = "etc/distillnet/device.toml"
 
 
-def build(arch: str, python: str, out: Path) -> list[Path]:
+class Options(NamedTuple):
+    """For which `python`, into which folder `out`, `revision` after the version, and dpkg-deb's `compression` flags."""
+
+    python: str = wheelhouse.PYTHON
+    out: Path = wheels.DIST
+    revision: str = ""
+    compression: tuple[str, ...] = ("-Zxz", "-z1")
+
+
+def build(arch: str, options: Options) -> list[Path]:
     """Build both packages of one architecture ("x86_64" | "aarch64"); returns their paths.
 
     Raises:
@@ -42,21 +53,21 @@ def build(arch: str, python: str, out: Path) -> list[Path]:
         subprocess.CalledProcessError: a tool failed; it has said why.
 
     """
-    house = wheelhouse.fetch(arch, python)
+    house = wheelhouse.fetch(arch, options.python)
     pins = hashlib.sha256("\n".join(sorted(wheel.name for wheel in house.glob("*.whl"))).encode()).hexdigest()[:12]
-    out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         own, libs = Path(folder, "own"), Path(folder, "libs")
         _stage_device(own, wheels.build(arch))
         _stage_libraries(libs, house)
-        needs = [f"python3 (>= {python}~)", f"python3 (<< {_next_minor(python)})"]
+        needs = [f"python3 (>= {options.python}~)", f"python3 (<< {_next_minor(options.python)})"]
         return [
-            _pack(own, content.DEVICE, arch, out, {
+            _pack(own, content.DEVICE, arch, options, {
                 "Depends": ", ".join([*needs, *_system_packages(own), f"distillnet-libs-{pins}"]),
                 "Recommends": "adduser, systemd",
                 "Suggests": "mosquitto, libportaudio2",
             }),
-            _pack(libs, content.LIBRARIES, arch, out, {
+            _pack(libs, content.LIBRARIES, arch, options, {
                 "Depends": ", ".join([*needs, *_system_packages(libs)]),
                 "Provides": f"distillnet-libs-{pins}",
             }),
@@ -121,9 +132,10 @@ def _system_packages(root: Path) -> list[str]:
     return sorted({content.SYSTEM_LIBRARIES[name] for name in needed - shipped})
 
 
-def _pack(root: Path, package: content.Package, arch: str, out: Path, relations: dict[str, str]) -> Path:
-    version = tomllib.loads((wheelhouse.ROOT / "pyproject.toml").read_text())["project"]["version"]
-    epoch = int(_git("log", "-1", "--format=%ct"))
+def _pack(root: Path, package: content.Package, arch: str, options: Options, relations: dict[str, str]) -> Path:
+    project = tomllib.loads((wheelhouse.ROOT / "pyproject.toml").read_text())["project"]
+    version = project["version"] + options.revision
+    epoch = _epoch()
     doc = root / "usr/share/doc" / package.name
     doc.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "copyright", doc / "copyright")
@@ -132,6 +144,9 @@ def _pack(root: Path, package: content.Package, arch: str, out: Path, relations:
         _install(overrides, root / "usr/share/lintian/overrides" / package.name)
     _normalise(root, epoch)
     size_kb = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) // 1024
+    limit_kb = content.LIMIT_KB[package.name, content.DEBIAN_ARCH[arch]]
+    if size_kb > limit_kb:
+        raise wheels.WheelError(f"{package.name}: {size_kb} KB installed, more than its {limit_kb} KB: what came in?")
     meta = root / "DEBIAN"
     meta.mkdir()
     long = "\n".join(f" {line}" for line in package.description.splitlines())
@@ -150,9 +165,9 @@ def _pack(root: Path, package: content.Package, arch: str, out: Path, relations:
     for script in sorted(HERE.glob(f"{package.name}.p*")):
         shutil.copy(script, meta / script.suffix[1:])
         (meta / script.suffix[1:]).chmod(0o755)
-    target = out / f"{package.name}_{version}_{content.DEBIAN_ARCH[arch]}.deb"
+    target = options.out / f"{package.name}_{version}_{content.DEBIAN_ARCH[arch]}.deb"
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
-    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", str(root), str(target)]
+    command = ["dpkg-deb", "--root-owner-group", *options.compression, "--build", str(root), str(target)]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return target
 
@@ -166,14 +181,17 @@ def _normalise(root: Path, epoch: int) -> None:
 
 
 def _changelog(package: str, version: str) -> str:
-    date = _git("log", "-1", "--format=%cD")
+    date = email.utils.formatdate(_epoch())
     text = "  * See /usr/share/doc/distillnet and the project's CHANGELOG.md."
     return f"{package} ({version}) stable; urgency=medium\n\n{text}\n\n -- {content.MAINTAINER}  {date}\n"
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(wheelhouse.ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def _epoch() -> int:
+    """The time everything in a package has, in seconds: SOURCE_DATE_EPOCH, or the last commit's."""
+    if given := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(given)
+    command = ["git", "-C", str(wheelhouse.ROOT), "log", "-1", "--format=%ct"]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def _next_minor(python: str) -> str:
@@ -187,11 +205,15 @@ def main() -> int:
     parser.add_argument("arch", nargs="*", help="amd64, arm64; both by default")
     parser.add_argument("--python", default=wheelhouse.PYTHON, help="the release's Python: 3.11 is Debian 12's")
     parser.add_argument("--out", type=Path, default=wheels.DIST)
+    parser.add_argument("--revision", default="", help="appended to the version, for a rebuild: +1")
+    parser.add_argument("--uncompressed", action="store_true", help="for trying them out: quick to build, big")
     arguments = parser.parse_args()
+    compression = ("-Znone",) if arguments.uncompressed else Options().compression
+    options = Options(arguments.python, arguments.out, arguments.revision, compression)
     machines = {debian: machine for machine, debian in content.DEBIAN_ARCH.items()}
     try:
         for arch in arguments.arch or machines:
-            for package in build(machines[arch], arguments.python, arguments.out):
+            for package in build(machines[arch], options):
                 facts = {"package": package.name, "bytes": package.stat().st_size, "installed_kb": _installed(package)}
                 sys.stdout.write(json.dumps(facts) + "\n")
     except KeyError as exc:

