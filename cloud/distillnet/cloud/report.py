@@ -105,7 +105,7 @@ def _tiles(facts: Facts) -> str:
     if loss:
         lost = 100 * (loss["float"] - loss["int8"])
         detail = f"{loss['float']:.3f} → {loss['int8']:.3f}, n = {loss['n']}"
-        tiles.append((f"{lost:+.1f} pt", "lost to int8", detail))
+        tiles.append((f"{abs(lost):.1f} pt", "lost to int8" if lost >= 0 else "gained by int8", detail))
     if not tiles:
         return ""
     items = "".join(
@@ -196,7 +196,7 @@ def _candidates(facts: Facts) -> str:
     drawn = [row for row in rows if row.get("latency_ms") is not None and row.get("accuracy") is not None]
     drawing = _drawing(figures.pareto(drawn, facts.get("budget_ms")), "accuracy against latency") if drawn else ""
     return _section(
-        "What was tried", "Every candidate at its measured latency; the line is the front.", drawing + table
+        "What was tried", "Every candidate at its measured latency; the dashed line is the front.", drawing + table
     )
 
 

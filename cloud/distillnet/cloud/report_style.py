@@ -42,6 +42,7 @@ code { font-size: 12px; }
   .tiles { grid-template-columns: repeat(2, 1fr); } }
 @page { size: A4; margin: 14mm; }
 @media print { body { background: #fff; font-size: 12px; } main { margin: 0; padding: 0; max-width: none;
-  box-shadow: none; } section { break-inside: avoid; } h2 { break-after: avoid; }
+  box-shadow: none; } section { margin-bottom: 24px; }
+  figure, tr, .tiles, .notes { break-inside: avoid; } h2, h2 + .quiet { break-after: avoid; }
   .tile, .notes, .bar, .bar i, .bar u { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
