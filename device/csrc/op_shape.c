@@ -200,7 +200,6 @@ bool dn_prepare_strided_slice(dn_model *m, int op) {
     strides_of(in, c->from_stride);
     int kept = 0;
     int32_t dim[DN_MAX_RANK];
-    size_t count = 1;
     for (int i = 0; i < in->rank; i++) {
         int64_t size = in->dim[i], s = step[i], low = s > 0 ? 0 : -1, high = s > 0 ? size : size - 1;
         if (s == 0) return DN_REFUSE(m, op, DN_MALFORMED, "stride 0");
@@ -219,7 +218,6 @@ bool dn_prepare_strided_slice(dn_model *m, int op) {
         c->from += from * c->from_stride[i];
         c->from_stride[i] *= s;
         c->dim[i] = (size_t)length;
-        count *= (size_t)length;
         if (!shrinks) dim[kept++] = (int32_t)length;
     }
     if (!dn_need_shape(m, op, out, "output", kept, dim)) return false;
@@ -229,7 +227,7 @@ bool dn_prepare_strided_slice(dn_model *m, int op) {
         s *= (int64_t)c->dim[i];
     }
     p->copies = 1;
-    return count == out->count;
+    return true;
 }
 
 /* `whole` is laid out as the parts one after the other along `axis`; part i starts at `*at` and is `part` long. */

@@ -8,6 +8,7 @@ bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift) {
     *multiplier = 0;
     *shift = 0;
     if (real == 0.0) return true;
+    if (!isfinite(real)) return false;
     int exponent;
     double fraction = frexp(real, &exponent);
     int64_t fixed = (int64_t)round(fraction * (double)(1LL << 31));
@@ -16,7 +17,7 @@ bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift) {
         exponent++;
     }
     if (exponent < -31) return true;
-    if (exponent > 30 || !isfinite(real)) return false;
+    if (exponent > 30) return false;
     *multiplier = (int32_t)fixed;
     *shift = exponent;
     return true;

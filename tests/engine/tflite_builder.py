@@ -58,7 +58,7 @@ class Builder:
         """Add an operator; `options` names its table, `values` its fields."""
         number = getattr(schema.BuiltinOperator, name)
         code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 5
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
         self.codes.append(code)
         o = schema.OperatorT()
         o.opcodeIndex = len(self.codes) - 1

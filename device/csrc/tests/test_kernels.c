@@ -1,0 +1,119 @@
+/* Every vector kernel against its scalar twin, bit for bit: tiles, remainders, strides, extremes. */
+#include <string.h>
+
+#include "../kernels.h"
+#include "check.h"
+#include "distillnet.h"
+
+enum { MAX_CHANNELS = 200, MAX_K = 300, MAX_ROWS = 40, SLACK = 128 };
+
+static int32_t bias[256], multiplier[256], shift[256];
+
+/* Scales from absurdly small to one half; biases up to the ends of int32. */
+static dn_requant random_requant(noise *n, int once) {
+    for (int c = 0; c < 256; c++) {
+        multiplier[c] = noise_between(n, 0, 15) == 0 ? 0 : (1 << 30) + noise_between(n, 0, (1 << 30) - 1);
+        if (noise_between(n, 0, 20) == 0) multiplier[c] = 1 << 30;
+        shift[c] = noise_between(n, 0, 3) == 0 ? -noise_between(n, 1, 31) : -noise_between(n, 3, 10);
+        bias[c] = noise_between(n, -20000, 20000);
+        if (noise_between(n, 0, 9) == 0) bias[c] = noise_between(n, 0, 1) ? INT32_MAX : INT32_MIN;
+    }
+    int32_t low = noise_between(n, DN_ACT_MIN, DN_ACT_MAX), high = noise_between(n, low, DN_ACT_MAX);
+    if (noise_between(n, 0, 1)) {
+        low = DN_ACT_MIN;
+        high = DN_ACT_MAX;
+    }
+    return (dn_requant){bias, multiplier, shift, noise_between(n, DN_ACT_MIN, DN_ACT_MAX), low, high, once};
+}
+
+static void fill(noise *n, void *to, size_t bytes, int extremes) {
+    uint8_t *b = to;
+    for (size_t i = 0; i < bytes; i++) b[i] = extremes ? (noise_byte(n) & 1 ? 0x7f : 0x80) : noise_byte(n);
+}
+
+static void pack(const dn_kernels *kernels, const int8_t *w, int n, int k, int8_t *packed) {
+    size_t nr = (size_t)kernels->nr, kr = (size_t)kernels->kr, groups = ((size_t)k + kr - 1) / kr;
+    memset(packed, 0, ((size_t)n + nr - 1) / nr * nr * groups * kr);
+    for (size_t c = 0; c < (size_t)n; c++)
+        for (size_t i = 0; i < (size_t)k; i++)
+            packed[c / nr * groups * nr * kr + i / kr * nr * kr + c % nr * kr + i % kr] = w[c * (size_t)k + i];
+}
+
+static void test_gemm(const dn_kernels *fast, noise *n, int rows, int columns, int k) {
+    static dn_act a[MAX_ROWS * (MAX_K + 8) + SLACK], got[MAX_ROWS * 210 + SLACK], expected[sizeof got];
+    static int8_t w[MAX_CHANNELS * MAX_K], packed[(MAX_CHANNELS + 64) * (MAX_K + 8)];
+    size_t lda = (size_t)(k + noise_between(n, 0, 5)), ldo = (size_t)(columns + noise_between(n, 0, 5));
+    fill(n, a, sizeof a, noise_between(n, 0, 3) == 0);
+    fill(n, w, sizeof w, noise_between(n, 0, 3) == 0);
+    dn_gemm g = {packed, columns, k, random_requant(n, noise_between(n, 0, 1))};
+    memset(got, 42, sizeof got);
+    memset(expected, 42, sizeof expected);
+    pack(&dn_kernels_scalar, w, columns, k, packed);
+    dn_kernels_scalar.gemm(&g, a, lda, rows, expected, ldo);
+    pack(fast, w, columns, k, packed);
+    fast->gemm(&g, a, lda, rows, got, ldo);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
+}
+
+static void test_depthwise(const dn_kernels *fast, noise *n, int pixels, int channels, int k_h, int k_w, int stride, int dil) {
+    static dn_act in[8 * 64 * MAX_CHANNELS + SLACK], got[20 * MAX_CHANNELS + SLACK], expected[sizeof got];
+    static int8_t w[7 * 7 * MAX_CHANNELS], packed[8 * 7 * (MAX_CHANNELS + 64)];
+    const dn_act *rows[8];
+    fill(n, in, sizeof in, noise_between(n, 0, 3) == 0);
+    fill(n, w, sizeof w, noise_between(n, 0, 3) == 0);
+    for (int y = 0; y < k_h; y++) rows[y] = in + noise_between(n, 0, 7) * 64 * channels;
+    dn_depthwise d = {packed, channels, k_h, k_w, stride, dil, random_requant(n, 0)};
+    memset(got, 42, sizeof got);
+    memset(expected, 42, sizeof expected);
+    dn_kernels_scalar.pack_depthwise(w, channels, k_h, k_w, packed);
+    dn_kernels_scalar.depthwise(&d, rows, pixels, expected);
+    CHECK(fast->depthwise_bytes(channels, k_h, k_w) <= sizeof packed);
+    fast->pack_depthwise(w, channels, k_h, k_w, packed);
+    fast->depthwise(&d, rows, pixels, got);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
+}
+
+static void test_elementwise(const dn_kernels *fast, noise *n, size_t count) {
+    static dn_act a[400], b[400], got[400], expected[400];
+    uint8_t table[256];
+    fill(n, a, sizeof a, 0);
+    fill(n, b, sizeof b, noise_between(n, 0, 3) == 0);
+    fill(n, table, sizeof table, 0);
+    memset(got, 42, sizeof got);
+    memset(expected, 42, sizeof expected);
+    int32_t m[3];
+    for (int i = 0; i < 3; i++) m[i] = (1 << 30) + noise_between(n, 0, (1 << 30) - 1);
+    dn_add add = {noise_between(n, DN_ACT_MIN, DN_ACT_MAX), noise_between(n, DN_ACT_MIN, DN_ACT_MAX), m[0], m[1],
+                  -noise_between(n, 0, 8), -noise_between(n, 0, 31), noise_between(n, 0, 1) ? 1 : -1, m[2],
+                  -noise_between(n, 10, 22), noise_between(n, DN_ACT_MIN, DN_ACT_MAX), DN_ACT_MIN, DN_ACT_MAX};
+    dn_kernels_scalar.add(&add, a, b, count, expected);
+    fast->add(&add, a, b, count, got);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
+    dn_mul mul = {add.zero_a, add.zero_b, m[0], noise_between(n, -20, 20), add.zero_out, DN_ACT_MIN + 10, DN_ACT_MAX};
+    dn_kernels_scalar.mul(&mul, a, b, count, expected);
+    fast->mul(&mul, a, b, count, got);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
+    dn_kernels_scalar.lut(table, a, count, expected);
+    fast->lut(table, a, count, got);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
+}
+
+int main(void) {
+    static const int windows[][4] = {{3, 3, 1, 1}, {3, 3, 2, 1}, {5, 5, 1, 1}, {5, 5, 2, 1}, {3, 3, 1, 2},
+                                     {1, 1, 1, 1}, {7, 7, 2, 1}, {2, 4, 1, 1}, {3, 3, 3, 1}, {4, 1, 1, 1}};
+    noise n = {7};
+    for (const char *const *name = dn_kernel_names(); *name != NULL; name++) {
+        const dn_kernels *fast = dn_kernels_pick(*name);
+        for (int i = 0; i < 600; i++)
+            test_gemm(fast, &n, noise_between(&n, 1, MAX_ROWS), noise_between(&n, 1, i % 3 ? 70 : MAX_CHANNELS),
+                      noise_between(&n, 1, i % 3 ? 40 : MAX_K));
+        for (int i = 0; i < 600; i++) {
+            const int *w = windows[i % 10];
+            test_depthwise(fast, &n, noise_between(&n, 1, 14), noise_between(&n, 1, i % 3 ? 40 : MAX_CHANNELS), w[0], w[1],
+                           w[2], w[3]);
+        }
+        for (size_t i = 0; i < 400; i++) test_elementwise(fast, &n, i);
+        printf("%s equals scalar\n", *name);
+    }
+    return 0;
+}
