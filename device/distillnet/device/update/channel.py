@@ -18,8 +18,11 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 500),
-    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 15_000),  # the time a handshake may take, not a delay
     ("grpc.max_reconnect_backoff_ms", 30_000),
+    # What the transport reads ahead is lost when the line breaks: little of it, and never grown.
+    ("grpc.http2.lookahead_bytes", 32 << 10),
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
@@ -20,7 +21,7 @@ from distillnet.device.update.link import FleetLink
 from distillnet.device.update.record import Installed, Record, Update
 from distillnet.device.update.store import ModelStore
 from distillnet.device.update.trust import SignedTarget, Trust
-from distillnet.device.update.watch import Beside, probation_verdict, shadow_verdict, wait_watching
+from distillnet.device.update.watch import MIN_PAIRS, Beside, probation_verdict, shadow_verdict, wait_watching
 from distillnet.engine import ModelError
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
@@ -28,8 +29,23 @@ from distillnet.proto.archive import StudentError
 log = logging.getLogger(__name__)
 
 MAX_FRUITLESS: Final = 20
-_COMPARE_HZ: Final = 2.0
+_COMPARE_HZ: Final = (0.5, 10.0)
+_LOOK_AGAIN_S: Final = 600.0
 _TUF_DIRECTORY: Final = "tuf"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A signed student on its way here; metadata is not asked for again each time the line breaks."""
+
+    trust: Trust
+    target: SignedTarget
+    channel: object
+    looked_at: float
+
+    def stale(self, link: FleetLink) -> bool:
+        """Whether to look again: it was long ago, or over a channel that is no more."""
+        return time.monotonic() - self.looked_at > _LOOK_AGAIN_S or link.trust()[1] is not self.channel
 
 
 class BoardEffects:
@@ -77,12 +93,14 @@ class BoardEffects:
 
     def fetch(self, wanted: Update) -> Update:
         """Try until the student is here, the update is dropped, or nothing at all comes `MAX_FRUITLESS` times."""
-        fruitless = 0
+        fruitless, found = 0, None
         while True:
             self._check(wanted)
             self._received = 0
             try:
-                return self._fetch_once(wanted)
+                if found is None or found.stale(self._link):
+                    found = self._find(wanted)
+                return self._obtain(found, wanted)
             except TransientError as exc:
                 if self._received and not isinstance(exc, TooSlowError):
                     fruitless = 0
@@ -90,6 +108,8 @@ class BoardEffects:
                 fruitless += 1
                 if fruitless >= MAX_FRUITLESS:
                     raise RefusedError(f"gave up after {fruitless} attempts: {exc}", final=False) from exc
+                if found is not None:
+                    found.trust.expect_breaks()
                 delay_s = self._backoff.next_s()
                 log.warning("fetching: %s; trying again in %.1f s", exc, delay_s)
                 self._stop.wait(delay_s)
@@ -144,7 +164,9 @@ class BoardEffects:
         reference = self._reference(student)
         if reference is None:
             return self._watch(update, seconds, None)
-        with Beside(self._slot, reference, rate_hz=_COMPARE_HZ) as beside:
+        slowest, fastest = _COMPARE_HZ  # seldom enough to cost nothing, often enough to conclude something
+        rate_hz = min(fastest, max(slowest, 3 * MIN_PAIRS / seconds))
+        with Beside(self._slot, reference, rate_hz=rate_hz) as beside:
             return self._watch(update, seconds, beside)
 
     def switch_back(self, reason: str) -> None:
@@ -175,15 +197,20 @@ class BoardEffects:
             raise RefusedError("the previous student is damaged", final=False)
         self._swap(admission.load_tested(data, self._config))
 
-    def _fetch_once(self, wanted: Update) -> Update:
+    def _find(self, wanted: Update) -> "_Found":
+        """Look up what is signed about the wanted student, and whether it may come here."""
         if self._store.record.slots.pinned:
             raise RefusedError("pinned to the current student by hand: distillnet model pin --off", final=False)
+        _, channel = self._link.trust()
         trust = self.look()
         target = trust.target(wanted.target_path)
-        current = self._store.record.slots.current
-        admission.check_signed(target, wanted, self._config, current)
+        admission.check_signed(target, wanted, self._config, self._store.record.slots.current)
+        return _Found(trust, target, channel, time.monotonic())
+
+    def _obtain(self, found: "_Found", wanted: Update) -> Update:
+        target = found.target
         if not self._store.has(target.digest):
-            self._download(trust, target, wanted)
+            self._download(found.trust, target, wanted)
         return wanted.model_copy(
             update={"version": target.version, "digest": target.digest, "size_bytes": target.size_bytes}
         )

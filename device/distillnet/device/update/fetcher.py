@@ -21,6 +21,9 @@ from distillnet.device.update.files import Files
 from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 _SYNC_BYTES = 1 << 20
+_WHOLE = 1 << 40
+_CAREFUL_BYTES = 16 << 10
+_CAREFUL_CHUNK_BYTES = 4 << 10
 _LOST = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -61,7 +64,16 @@ class GrpcFetcher(FetcherInterface):
         self._limits = limits or FetchLimits()
         self._stop = stop or threading.Event()
         self._clock = clock
-        self.received_bytes = 0
+        self._careful = False
+        self._since_break = 0
+
+    def expect_breaks(self) -> None:
+        """Ask for little at a time from now on: what was under way when the line breaks is lost.
+
+        gRPC throws away what had come in and was not read yet, so it is the request that must be small. It grows
+        again with every mebibyte that comes without a break.
+        """
+        self._careful, self._since_break = True, 0
 
     def download_into(
         self,
@@ -89,36 +101,48 @@ class GrpcFetcher(FetcherInterface):
         unsynced = 0
         with partial.open("ab") as file:
             try:
-                for data in self.read(path, have, length) if have < length else ():
-                    files.append(file, data)
-                    have += len(data)
-                    unsynced += len(data)
-                    if unsynced >= _SYNC_BYTES:
-                        files.fsync(partial)
-                        unsynced = 0
-                    progress(have)
+                while have < length:
+                    end = min(length, have + self._stretch())
+                    for data in self.read(path, have, end, length):
+                        files.append(file, data)
+                        have += len(data)
+                        unsynced += len(data)
+                        if unsynced >= _SYNC_BYTES:
+                            files.fsync(partial)
+                            unsynced = 0
+                        progress(have)
+                    if have < end:
+                        break
             finally:
                 if unsynced:
                     files.fsync(partial)
         if have < length:
             raise DownloadError(f"{path}: ends after {have} of {length} bytes")
 
-    def read(self, path: str, offset: int, maximum: int | None) -> Iterator[bytes]:
-        """Yield the bytes of `path` from `offset` on; never beyond `maximum`. Raises as `download_into` does."""
+    def read(self, path: str, offset: int, end: int | None, maximum: int | None) -> Iterator[bytes]:
+        """Yield the bytes of `path` from `offset` to `end` of a file of at most `maximum` bytes; None = unknown.
+
+        Raises as `download_into` does.
+        """
         request = artifacts_pb2.FetchRequest(path=path, offset=offset)
-        if maximum is not None:
-            request.length = maximum - offset
-        call = self._stub.Fetch(request)
+        if end is not None:
+            request.length = end - offset
+        if self._careful:
+            request.chunk_bytes = _CAREFUL_CHUNK_BYTES
+        try:
+            call = self._stub.Fetch(request)
+        except ValueError as exc:  # the channel was closed: the certificate was renewed, or the daemon stops
+            raise ConnectionLostError(f"{path}: {exc}") from exc
         watch = _Watch(call, self._limits, self._stop, self._clock)
         try:
             with watch:
                 for chunk in call:
                     _check(path, chunk, offset, maximum)
                     offset += len(chunk.data)
-                    self.received_bytes += len(chunk.data)
+                    self._since_break += len(chunk.data)
                     yield chunk.data
                     self._pace(len(chunk.data), watch)
-                    if offset == chunk.total_size:
+                    if offset in (end, chunk.total_size):
                         return
                     if not chunk.data:
                         raise DownloadError(f"{path}: an empty piece at {offset} of {chunk.total_size} bytes")
@@ -129,7 +153,12 @@ class GrpcFetcher(FetcherInterface):
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         """Serve TUF's metadata; its caller checks the length as the pieces come."""
-        return self.read(url, 0, None)
+        return self.read(url, 0, None, None)
+
+    def _stretch(self) -> int:
+        if not self._careful:
+            return _WHOLE
+        return min(_WHOLE, _CAREFUL_BYTES << min(self._since_break >> 20, 16))
 
     def _pace(self, count: int, watch: "_Watch") -> None:
         rate = self._limits.rate_bytes_per_s

@@ -121,6 +121,10 @@ class Trust:
         mine = [target for target in candidates if target.application == application and not target.hold]
         return max(mine, key=lambda target: target.version, default=None)
 
+    def expect_breaks(self) -> None:
+        """See `GrpcFetcher.expect_breaks`."""
+        self._fetcher.expect_breaks()
+
     def download(self, target: SignedTarget, partial: Path, progress: Callable[[int], None]) -> None:
         """Fetch a target into `partial`, resuming, and verify it.
 

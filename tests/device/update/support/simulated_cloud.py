@@ -356,8 +356,9 @@ class _Artifacts(artifacts_pb2_grpc.ArtifactsServicer):
         end = min(len(data), request.offset + request.length) if request.length else len(data)
         if end == request.offset:
             yield artifacts_pb2.Chunk(offset=end, total_size=len(data))
-        for at in range(request.offset, end, self.cloud.chunk_bytes):
-            part = data[at : min(end, at + self.cloud.chunk_bytes)]
+        size = request.chunk_bytes or self.cloud.chunk_bytes
+        for at in range(request.offset, end, size):
+            part = data[at : min(end, at + size)]
             yield artifacts_pb2.Chunk(offset=at, data=part, total_size=len(data))
 
 
