@@ -15,7 +15,7 @@ static bool start(dn_model *m, const dn_options *options) {
         return dn_fail(m->error, DN_BAD_CALL, "%d threads; 1 to %d are possible", options->threads, MAX_THREADS);
     m->threads = options->threads;
     m->max_bytes = options->max_arena_bytes;
-    return dn_read(m) && dn_prepare(m) && dn_plan(m);
+    return dn_read(m) && dn_prepare(m) && !dn_fb_failed(&m->fb) && dn_plan(m);
 }
 
 dn_model *dn_model_load(const void *bytes, size_t size, const dn_options *options, dn_error *error) {

@@ -46,7 +46,7 @@ static int32_t hard_swish(const unary *u, int32_t v) {
     int16_t fine = (int16_t)((v - u->in->zero_point) * (1 << 7));
     int16_t scaled = rounding_high_mul16(fine, u->out_multiplier);
     int16_t relu = fine;
-    if (u->reluish_exponent > 0) relu = saturated16((int64_t)relu << (u->reluish_exponent - 1));
+    if (u->reluish_exponent > 0) relu = saturated16((int64_t)relu * ((int64_t)1 << (u->reluish_exponent - 1)));
     relu = rounding_high_mul16(relu, u->reluish_multiplier);
     if (u->reluish_exponent > 0) relu = saturated16((int64_t)relu * 2);
     if (u->reluish_exponent < 0) relu = (int16_t)divide_by_power(relu, -u->reluish_exponent);
