@@ -1,0 +1,82 @@
+"""The aarch64 wheel under qemu-user: what a board computes is what x86 computes, to the last bit.
+
+Short by default (one processor); `make test-arm` takes all three. The arm64 root and the wheels stay under build/.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import arm_board
+import arm_root
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
+CPUS = os.environ.get("DISTILLNET_ARM_CPUS", "cortex-a72").split(",")
+OUTPUTS = """
+import hashlib, sys
+import numpy as np
+from distillnet.engine import load
+from distillnet.proto.archive import unpack
+model = load(unpack(open(sys.argv[1], "rb").read()).model, "native")
+shape = model.info["input"]["shape"]
+rng = np.random.default_rng(7)
+digest = hashlib.sha256()
+for _ in range(50):
+    digest.update(model.run_tensor(rng.integers(-128, 128, shape, dtype=np.int8)).tobytes())
+print(model.info["kernels"], digest.hexdigest())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def board() -> None:
+    if reason := arm_board.why_not():
+        pytest.skip(f"{reason}: not shown that a board computes what x86 computes")
+    try:
+        arm_board.install()
+    except (arm_root.RootError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"{exc}: not shown that a board computes what x86 computes")
+
+
+def _here(*arguments: str) -> str:
+    program = arm_board.COMMAND
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_the_engine_gives_the_same_outputs(cpu: str, student: Path) -> None:
+    here = subprocess.run([sys.executable, "-c", OUTPUTS, str(student)], capture_output=True, text=True, check=True)
+    there = arm_board.run(str(student), cpu=cpu, program=OUTPUTS)
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.split()[1] == here.stdout.split()[1], f"{here.stdout} against {cpu}: {there.stdout}"
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_doctor_finds_nothing_wrong(cpu: str) -> None:
+    done = arm_board.run("doctor", cpu=cpu)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "aarch64" in done.stdout
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_replay_of_pictures_gives_the_same_event_lines(cpu: str, student: Path, pictures: Path) -> None:
+    _replay_is_equal(cpu, student, pictures)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_replay_of_a_video_gives_the_same_event_lines(cpu: str, student: Path, video: Path) -> None:
+    _replay_is_equal(cpu, student, video)
+
+
+def _replay_is_equal(cpu: str, student: Path, source: Path) -> None:
+    arguments = ["replay", str(source), "--student", str(student), "--json"]
+    here = _here(*arguments)
+    there = arm_board.run(*arguments, cpu=cpu)
+    assert there.returncode == 0, there.stderr
+    assert here.count("\n") >= 4, "too few events to compare anything"
+    pairs = zip(here.splitlines(), there.stdout.splitlines(), strict=False)
+    first = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    assert hashlib.sha256(there.stdout.encode()).digest() == hashlib.sha256(here.encode()).digest(), first
