@@ -2,6 +2,11 @@
 #include <stdbool.h>
 #include <string.h>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "distillnet.h"
 #include "kernels.h"
 
@@ -16,6 +21,8 @@ static bool has_avx512vnni(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512vbmi");
 }
+#elif defined(__aarch64__)
+static bool has_dot_products(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 static bool anywhere(void) { return true; }
@@ -24,6 +31,9 @@ static bool anywhere(void) { return true; }
 static const choice choices[] = {
 #if defined(__x86_64__)
     {&dn_kernels_avx512vnni, has_avx512vnni},
+#elif defined(__aarch64__)
+    {&dn_kernels_neondot, has_dot_products},
+    {&dn_kernels_neon, anywhere},
 #endif
     {&dn_kernels_scalar, anywhere},
 };

@@ -71,6 +71,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int nr, kr;
+    int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */
     void (*gemm)(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo);
     /* w: int8 [k_h][k_w][channels], of which `depthwise_bytes` are made. */

@@ -412,6 +412,7 @@ const dn_kernels dn_kernels_avx512vnni = {
     .name = "avx512vnni",
     .nr = LANES,
     .kr = GROUP,
+    .lowest_weight = -128,
     .gemm = dn_u8_gemm__avx512vnni,
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,

@@ -72,6 +72,7 @@ const dn_kernels dn_kernels_scalar = {
     .name = "scalar",
     .nr = NR,
     .kr = KR,
+    .lowest_weight = -128,
     .gemm = gemm_4x1__scalar,
     .depthwise_bytes = depthwise_bytes__scalar,
     .pack_depthwise = pack_depthwise__scalar,

@@ -98,13 +98,14 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     }
 }
 
-/* Packs w, int8 [n][k], and its requantisation into g. */
-static bool prepare_gemm(dn_model *m, int op, const int8_t *w, int32_t n, int32_t k, const dn_tensor *in,
+/* Packs the weights, int8 [n][k], and their requantisation. */
+static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t n, int32_t k, const dn_tensor *in,
                          const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
+    const int8_t *w = (const int8_t *)weights->data;
     int32_t *sum = calloc((size_t)n, sizeof *sum);
     if (sum == NULL) return DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", n);
     for (size_t i = 0; i < (size_t)n * (size_t)k; i++) sum[i / (size_t)k] += w[i];
-    bool fine = dn_make_requant(m, op, n, in, bias, out, scale, sum, &p->gemm.requant, &p->kernels);
+    bool fine = dn_make_requant(m, op, n, in, weights, bias, out, scale, sum, &p->gemm.requant, &p->kernels);
     free(sum);
     if (!fine) return false;
     p->gemm.n = n;
@@ -162,7 +163,7 @@ bool dn_prepare_conv(dn_model *m, int op) {
                 .rows = out->count / (size_t)w->dim[0], .zero = (dn_act)dn_arena_zero(in)};
     p->direct = p->k_h == 1 && p->k_w == 1 && stride_h == 1 && stride_w == 1 && padded == in;
     int32_t k = (int32_t)(w->count / (size_t)w->dim[0]);
-    bool fine = prepare_gemm(m, op, (const int8_t *)w->data, w->dim[0], k, in, bias, out, scale, p);
+    bool fine = prepare_gemm(m, op, w, w->dim[0], k, in, bias, out, scale, p);
     free(scale);
     return fine && prepare_tiles(m, op, p);
 }
@@ -198,7 +199,7 @@ bool dn_prepare_dense(dn_model *m, int op) {
     p->gemm.requant.once = 1;
     p->rows = in->count / (size_t)k;
     p->direct = true;
-    bool fine = prepare_gemm(m, op, (const int8_t *)w->data, n, k, in, bias, out, scale, p);
+    bool fine = prepare_gemm(m, op, w, n, k, in, bias, out, scale, p);
     free(scale);
     return fine && prepare_tiles(m, op, p);
 }

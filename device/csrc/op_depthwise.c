@@ -94,7 +94,7 @@ static bool prepare_sums(dn_model *m, int op, const dn_tensor *in, const dn_tens
     if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", p->out_c);
     fine = fine && dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale);
     for (size_t i = 0; fine && i < w->count; i++) sum[i % (size_t)p->out_c] += (int8_t)w->data[i];
-    fine = fine && dn_make_requant(m, op, p->out_c, in, bias, out, scale, sum, &p->depthwise.requant, &p->kernels);
+    fine = fine && dn_make_requant(m, op, p->out_c, in, w, bias, out, scale, sum, &p->depthwise.requant, &p->kernels);
     free(scale);
     free(sum);
     return fine;

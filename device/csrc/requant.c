@@ -96,8 +96,8 @@ static bool read_bias(dn_model *m, int op, const dn_tensor *bias, int32_t channe
     return true;
 }
 
-bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
-                     const dn_tensor *out, const double *scale, const int32_t *weights_sum, dn_requant *r,
+bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
+                     const dn_tensor *bias, const dn_tensor *out, const double *scale, const int32_t *weights_sum, dn_requant *r,
                      const dn_kernels **kernels) {
     size_t room = ((size_t)channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
     int32_t *v = dn_pool(m, 3 * room * sizeof *v);
@@ -111,6 +111,8 @@ bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in,
         if (shift[c] >= 0 && multiplier[c] != 0) *kernels = &dn_kernels_scalar;
         biases[c] = (int32_t)((uint32_t)biases[c] - (uint32_t)dn_arena_zero(in) * (uint32_t)weights_sum[c]);
     }
+    for (size_t i = 0; i < weights->count && (*kernels)->lowest_weight > -128; i++)
+        if ((int8_t)weights->data[i] < (*kernels)->lowest_weight) *kernels = &dn_kernels_scalar;
     r->bias = biases;
     r->multiplier = multiplier;
     r->shift = shift;

@@ -26,6 +26,15 @@ static dn_requant random_requant(noise *n, int once) {
     return (dn_requant){bias, multiplier, shift, noise_between(n, DN_ACT_MIN, DN_ACT_MAX), low, high, once};
 }
 
+static void fill_weights(noise *n, const dn_kernels *kernels, int8_t *w, size_t count) {
+    int extremes = noise_between(n, 0, 3) == 0;
+    for (size_t i = 0; i < count; i++) {
+        w[i] = (int8_t)noise_byte(n);
+        if (extremes) w[i] = w[i] < 0 ? INT8_MIN : INT8_MAX;
+        if (w[i] < kernels->lowest_weight) w[i] = (int8_t)kernels->lowest_weight;
+    }
+}
+
 static void fill(noise *n, void *to, size_t bytes, int extremes) {
     uint8_t *b = to;
     for (size_t i = 0; i < bytes; i++) b[i] = extremes ? (noise_byte(n) & 1 ? 0x7f : 0x80) : noise_byte(n);
@@ -44,7 +53,7 @@ static void test_gemm(const dn_kernels *fast, noise *n, int rows, int columns, i
     static int8_t w[MAX_CHANNELS * MAX_K], packed[(MAX_CHANNELS + 64) * (MAX_K + 8)];
     size_t lda = (size_t)(k + noise_between(n, 0, 5)), ldo = (size_t)(columns + noise_between(n, 0, 5));
     fill(n, a, sizeof a, noise_between(n, 0, 3) == 0);
-    fill(n, w, sizeof w, noise_between(n, 0, 3) == 0);
+    fill_weights(n, fast, w, sizeof w);
     dn_gemm g = {packed, columns, k, random_requant(n, noise_between(n, 0, 1))};
     memset(got, 42, sizeof got);
     memset(expected, 42, sizeof expected);
@@ -60,7 +69,7 @@ static void test_depthwise(const dn_kernels *fast, noise *n, int pixels, int cha
     static int8_t w[7 * 7 * MAX_CHANNELS], packed[8 * 7 * (MAX_CHANNELS + 64)];
     const dn_act *rows[8];
     fill(n, in, sizeof in, noise_between(n, 0, 3) == 0);
-    fill(n, w, sizeof w, noise_between(n, 0, 3) == 0);
+    fill_weights(n, fast, w, sizeof w);
     for (int y = 0; y < k_h; y++) rows[y] = in + noise_between(n, 0, 7) * 64 * channels;
     dn_depthwise d = {packed, channels, k_h, k_w, stride, dil, random_requant(n, 0)};
     memset(got, 42, sizeof got);
