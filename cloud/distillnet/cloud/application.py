@@ -79,6 +79,8 @@ class SearchSection(Strict):
     minutes: float = Field(default=15.0, gt=0)
     seed: int = Field(default=0, ge=0)
     candidates: int = Field(default=4, ge=1, le=64)
+    resolution: int | None = Field(default=None, ge=32, le=512, description="of the student; default: 96")
+    steps: int | None = Field(default=None, ge=1, description="train exactly so long instead of by the clock")
 
 
 class Application(Strict):

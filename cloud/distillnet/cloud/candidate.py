@@ -1,0 +1,148 @@
+"""A student before it has learnt: the teacher's essential core, cut to a budget, with the application's head on it."""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distillnet.cloud.core import Classifier, CoreNet, CoreShape, shape_of
+from distillnet.cloud.metrics import Floats
+from distillnet.cloud.progress import Advance
+from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
+from distillnet.cloud.surgery import choose, cut, drop_blocks, layers_of, reestimate_norms, total_cost
+from distillnet.cloud.training import ThrowAwayHead
+
+KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cut network. `relevance` by group; `kept` how many channels of each group are left."""
+
+    name: str
+    student: Classifier
+    throw_away: ThrowAwayHead
+    macs: float
+    groups: list[Group]
+    relevance: dict[str, NDArray[np.float32]]
+    kept: dict[str, int]
+    block_rises: dict[int, float]
+    dropped: list[int]
+
+
+class Asked(nn.Module):
+    """A network with a question on its features: `core` gives features, `question` turns them into K+1 logits."""
+
+    def __init__(self, core: nn.Module, question: nn.Module) -> None:
+        """Share `core`: cutting it here cuts it there."""
+        super().__init__()
+        self.core = core
+        self.question = question
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to (N, K+1)."""
+        logits: Tensor = self.question(self.core(x))
+        return logits
+
+
+class ZeroShot(nn.Module):
+    """The teacher's own answer about the application: K+1 logits, each the log-sum-exp of its classes' logits."""
+
+    def __init__(self, classify: nn.Linear, event_classes: tuple[tuple[int, ...], ...]) -> None:
+        """Take the teacher's last layer; every event has classes."""
+        super().__init__()
+        self.classify = classify
+        used = {index for indices in event_classes for index in indices}
+        self._members = [list(indices) for indices in event_classes]
+        self._members.append([index for index in range(classify.out_features) if index not in used])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, F) to (N, K+1)."""
+        logits = self.classify(features)
+        return torch.stack([logits[:, members].logsumexp(1) for members in self._members], 1)
+
+
+def essential_core(
+    teacher: Classifier,
+    question: nn.Module,
+    pictures: Tensor,
+    wanted: Floats,
+    *,
+    budget_macs: float,
+    drop: int | None = None,
+    criterion: Criterion = "taylor",
+    seed: int = 0,
+    advance: Advance = lambda amount=1.0, note="": None,
+) -> Candidate:
+    """Cut the teacher to its essential core.
+
+    Args:
+        teacher: of the family that can be cut.
+        question: K+1 logits from the teacher's features: `ZeroShot`, or a probe.
+        pictures: float32 (N, 3, R, R), normalised, at the student's resolution.
+        wanted: probabilities (N, K+1).
+        budget_macs: of one picture.
+        drop: how many blocks to drop; None = as many as the budget suggests.
+        criterion: what makes a channel relevant.
+        seed: of criterion `random` and the new head.
+        advance: called with the number of pictures done.
+
+    """
+    torch.manual_seed(seed)
+    network = copy.deepcopy(teacher)
+    core = network.core
+    assert isinstance(core, CoreNet)
+    example = pictures[:1]
+    targets = torch.from_numpy(wanted)
+    judged = Asked(core, question)
+    rises = block_relevance(judged, core.blocks, pictures[:96], targets[:96])
+    before = total_cost(layers_of(core, example))
+    number = _blocks_to_drop(budget_macs / before) if drop is None else drop
+    dropped = _least_relevant(core, rises, number)
+    core.blocks = drop_blocks(core.blocks, dropped)
+    groups = find_groups(network, example, keep=(network.classify,))
+    relevance = rank(judged, groups, pictures, targets, criterion=criterion, seed=seed, advance=advance)
+    layers = {name: layer for name, layer in layers_of(network, example).items() if name.startswith("core.")}
+    remove = choose(groups, layers, relevance, budget_macs, keeps=KEEPS)
+    cut(network, example, remove)
+    reestimate_norms(core, [pictures[begin : begin + 64] for begin in range(0, min(len(pictures), 256), 64)])
+    shape = core.shape
+    return Candidate(
+        name=f"core-{criterion}",
+        student=Classifier(core, shape.head, wanted.shape[1]),
+        throw_away=ThrowAwayHead(shape.head, teacher.classify, teacher.classify.out_features),
+        macs=total_cost(layers_of(core, example)),
+        groups=groups,
+        relevance=relevance,
+        kept={group.root: group.channels - len(remove.get(group.root, ())) for group in groups},
+        block_rises=rises,
+        dropped=dropped,
+    )
+
+
+def rebuild(
+    shape: CoreShape, teacher: nn.Linear | None, outputs: int, classes: int
+) -> tuple[Classifier, ThrowAwayHead]:
+    """Build a network of a known shape with fresh weights: to resume into, or to train from scratch."""
+    return Classifier(CoreNet(shape), shape.head, outputs), ThrowAwayHead(shape.head, teacher, classes)
+
+
+def _blocks_to_drop(share: float) -> int:
+    """Deep cuts go through whole blocks first: half-empty blocks cost nearly as much time as full ones."""
+    return 0 if share > 0.7 else 2 if share > 0.5 else 4 if share > 0.25 else 6
+
+
+def _least_relevant(core: CoreNet, rises: dict[int, float], number: int) -> list[int]:
+    """Choose the residual blocks whose loss costs least, but never all of a stage that has several."""
+    stages = {index: shape_of(core, index).out for index in rises}
+    left = Counter(stages.values())
+    chosen: list[int] = []
+    for index in sorted(rises, key=rises.__getitem__):
+        if len(chosen) < number and left[stages[index]] > 1:
+            chosen.append(index)
+            left[stages[index]] -= 1
+    return sorted(chosen)

@@ -1,0 +1,39 @@
+"""A run's state on disk, so that an interrupted one goes on. Plain tensors and values: nothing in it is executed."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillnet.cloud.places import write_whole
+
+
+class Checkpoint:
+    """One run's checkpoint in its output folder. `key` names everything the run depends on."""
+
+    def __init__(self, directory: Path, key: str) -> None:
+        """Look at `directory`/.distil.pt; a checkpoint of another run is ignored."""
+        self._path = directory / ".distil.pt"
+        self._key = key
+
+    def load(self) -> dict[str, Any] | None:
+        """Return what was kept, or None."""
+        if not self._path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        return state["state"] if state.get("key") == self._key else None
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Write it whole."""
+        buffer = io.BytesIO()
+        torch.save({"key": self._key, "state": state}, buffer)
+        write_whole(self._path, buffer.getvalue())
+
+    def remove(self) -> None:
+        """Forget it: the run is done."""
+        self._path.unlink(missing_ok=True)

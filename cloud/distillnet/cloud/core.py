@@ -1,0 +1,218 @@
+"""The network family of teachers and students: EfficientNet-Lite's inverted residuals, any channels, any blocks.
+
+`CoreNet` is plain torch: a stem, inverted-residual blocks, a head convolution, mean pooling. It takes any resolution
+(padding is TensorFlow's SAME) and ends in pooled features; classifiers sit on top of it.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BN_EPS = 1e-3
+BN_MOMENTUM = 0.05
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """One inverted residual: channels in, expanded, out. No expansion convolution where `expands` is false."""
+
+    into: int
+    expanded: int
+    out: int
+    kernel: int
+    stride: int
+    expands: bool
+    residual: bool
+
+
+@dataclass(frozen=True)
+class CoreShape:
+    """Everything needed to build a `CoreNet`: serialisable, so that a cut network can be rebuilt."""
+
+    stem: int
+    blocks: tuple[BlockShape, ...]
+    head: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "CoreShape":
+        """Read what `to_json` gave."""
+        blocks = tuple(BlockShape(**block) for block in values["blocks"])
+        return CoreShape(stem=values["stem"], blocks=blocks, head=values["head"])
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: output = ceil(input / stride) at any resolution."""
+
+    def __init__(self, into: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        """Build without a bias; a BatchNorm follows."""
+        super().__init__(into, out, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, into, H, W) to (N, out, ceil(H / stride), ceil(W / stride))."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if kernel > 1:
+            pads = [_same_pad(int(size), kernel, stride) for size in x.shape[-2:]]
+            (top, bottom), (left, right) = pads
+            if top == bottom == left == right:
+                padded: Tensor = F.conv2d(x, self.weight, None, stride, top, 1, self.groups)
+                return padded
+            x = F.pad(x, (left, right, top, bottom))
+        y: Tensor = F.conv2d(x, self.weight, None, stride, 0, 1, self.groups)
+        return y
+
+
+def _same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1×1), depthwise (k×k), project (1×1); adds its input where shapes allow."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        """Build with fresh weights."""
+        super().__init__()
+        self.residual = shape.residual
+        self.expand = SameConv2d(shape.into, shape.expanded, 1) if shape.expands else None
+        self.expand_bn = _norm(shape.expanded) if shape.expands else None
+        self.depthwise = SameConv2d(shape.expanded, shape.expanded, shape.kernel, shape.stride, shape.expanded)
+        self.depthwise_bn = _norm(shape.expanded)
+        self.project = SameConv2d(shape.expanded, shape.out, 1)
+        self.project_bn = _norm(shape.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, into, H, W) to (N, out, H', W')."""
+        y: Tensor = x
+        if self.expand is not None and self.expand_bn is not None:
+            y = F.relu6(self.expand_bn(self.expand(y)))
+        y = F.relu6(self.depthwise_bn(self.depthwise(y)))
+        y = self.project_bn(self.project(y))
+        return x + y if self.residual else y
+
+    @property
+    def shape(self) -> BlockShape:
+        """What is left of it now."""
+        return BlockShape(
+            into=(self.expand or self.depthwise).in_channels,
+            expanded=self.depthwise.out_channels,
+            out=self.project.out_channels,
+            kernel=self.depthwise.kernel_size[0],
+            stride=self.depthwise.stride[0],
+            expands=self.expand is not None,
+            residual=self.residual,
+        )
+
+
+class CoreNet(nn.Module):
+    """Pictures float32 (N, 3, H, W), normalised, to pooled features float32 (N, head)."""
+
+    def __init__(self, shape: CoreShape) -> None:
+        """Build with fresh weights (Kaiming, as BatchNorm follows every convolution)."""
+        super().__init__()
+        self.stem = SameConv2d(3, shape.stem, 3, 2)
+        self.stem_bn = _norm(shape.stem)
+        self.blocks = nn.ModuleList(InvertedResidual(block) for block in shape.blocks)
+        self.head = SameConv2d(shape.blocks[-1].out, shape.head, 1)
+        self.head_bn = _norm(shape.head)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x = F.relu6(self.stem_bn(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        x = F.relu6(self.head_bn(self.head(x)))
+        return x.mean((2, 3))
+
+    @property
+    def shape(self) -> CoreShape:
+        """What is left of it now."""
+        blocks = tuple(block.shape for block in self.blocks if isinstance(block, InvertedResidual))
+        return CoreShape(stem=self.stem.out_channels, blocks=blocks, head=self.head.out_channels)
+
+
+class Classifier(nn.Module):
+    """A core with a linear layer on its features: pictures (N, 3, H, W) to logits (N, outputs)."""
+
+    def __init__(self, core: nn.Module, features: int, outputs: int) -> None:
+        """Put a fresh linear layer on `core`, which gives `features` values a picture."""
+        super().__init__()
+        self.core = core
+        self.classify = nn.Linear(features, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        logits: Tensor = self.classify(self.core(x))
+        return logits
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+
+
+def from_efficientnet_lite(network: Any) -> Classifier:
+    """Copy a network of the package `efficientnet_lite_pytorch` into this family; outputs are equal."""
+    blocks = []
+    for block in network._blocks:
+        args = block._block_args
+        expanded = block._depthwise_conv.out_channels
+        blocks.append(
+            BlockShape(
+                into=args.input_filters,
+                expanded=expanded,
+                out=args.output_filters,
+                kernel=args.kernel_size,
+                stride=args.stride if isinstance(args.stride, int) else args.stride[0],
+                expands=args.expand_ratio != 1,
+                residual=bool(block.id_skip and _first(args.stride) == 1 and args.input_filters == args.output_filters),
+            )
+        )
+    core = CoreNet(CoreShape(network._conv_stem.out_channels, tuple(blocks), network._conv_head.out_channels))
+    pairs: list[tuple[Any, Any]] = [
+        (core.stem, network._conv_stem),
+        (core.stem_bn, network._bn0),
+        (core.head, network._conv_head),
+        (core.head_bn, network._bn1),
+    ]
+    for ours, theirs in zip(core.blocks, network._blocks, strict=True):
+        if theirs._block_args.expand_ratio != 1:
+            pairs += [(ours.expand, theirs._expand_conv), (ours.expand_bn, theirs._bn0)]
+        pairs += [(ours.depthwise, theirs._depthwise_conv), (ours.depthwise_bn, theirs._bn1)]
+        pairs += [(ours.project, theirs._project_conv), (ours.project_bn, theirs._bn2)]
+    teacher = Classifier(core, network._conv_head.out_channels, network._fc.out_features)
+    pairs.append((teacher.classify, network._fc))
+    for ours, theirs in pairs:
+        ours.load_state_dict(theirs.state_dict())
+    return teacher.eval()
+
+
+def _first(stride: Any) -> int:
+    return int(stride if isinstance(stride, int) else stride[0])
+
+
+def shape_of(core: CoreNet, index: int) -> BlockShape:
+    """Return the shape of one block."""
+    block = core.blocks[index]
+    assert isinstance(block, InvertedResidual)
+    return block.shape
+
+
+def macs(core: CoreShape, resolution: int, outputs: int = 0) -> int:
+    """Count multiply-accumulates of one picture of resolution × resolution; `outputs` of the classifier on top."""
+    side = math.ceil(resolution / 2)
+    total = side * side * 9 * 3 * core.stem
+    for block in core.blocks:
+        if block.expands:
+            total += side * side * block.into * block.expanded
+        side = math.ceil(side / block.stride)
+        total += side * side * block.expanded * (block.kernel**2 + block.out)
+    return total + side * side * core.blocks[-1].out * core.head + core.head * outputs

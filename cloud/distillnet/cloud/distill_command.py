@@ -1,0 +1,61 @@
+"""The command `distillnet distill`."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def register(app: typer.Typer) -> None:
+    """Add `distill` to the command line."""
+    app.command("distill")(_command)
+
+
+def _command(
+    application: Path = typer.Argument(help="the application file"),
+    out: Path = typer.Option(Path("student"), help="folder for student.tflite, report.html and report.json"),
+    minutes: float | None = typer.Option(None, min=0.05, help="of search and training; default: what the file says"),
+    seed: int | None = typer.Option(None, min=0, help="default: what the file says"),
+    resume: bool = typer.Option(False, help="go on from where an interrupted run stopped"),
+    as_json: bool = typer.Option(False, "--json", help="end with the report's facts as one JSON line on stdout"),
+) -> None:
+    """Distil a student: from an application file and data to student.tflite with an honest report.
+
+    Example: distillnet distill backyard.app.toml --out backyard --minutes 15
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve everything else on a busy machine
+    from distillnet.cloud.pipeline import distill
+
+    try:
+        facts = distill(application, out, minutes=minutes, seed=seed, resume=resume, quiet=False)
+    except KeyboardInterrupt as exc:
+        Console(stderr=True).print("interrupted; nothing half-written. Go on with --resume.")
+        raise typer.Exit(130) from exc
+    if as_json:
+        typer.echo(json.dumps(facts, allow_nan=False))
+    else:
+        _print(facts)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    table = Table("", "", box=None, show_header=False)
+    table.add_row("student", f"{facts['student']}, {facts['student_bytes'] / 1024:.0f} KiB")
+    table.add_row("latency", f"{facts['student_latency_ms']:.3f} ms ({facts['engine']}, one thread, this machine)")
+    if "speedup" in facts:
+        table.add_row(
+            "", f"{facts['speedup']:.1f} × faster than the int8 teacher, {facts['teacher_latency_ms']:.2f} ms"
+        )
+    if "agreement" in facts:
+        low, high = facts["agreement_ci"]
+        shown = f"{facts['agreement']:.3f} [{low:.3f}–{high:.3f}], n = {facts['agreement_n']}"
+        table.add_row("agreement with the teacher", shown)
+    for row in facts["baselines"]:
+        shown = f"{row['value']:.3f} [{row['ci_low']:.3f}–{row['ci_high']:.3f}], n = {row['n']}"
+        table.add_row(f"{row['name']}: {row['metric']}", shown)
+    table.add_row("time", f"{facts['seconds']['total']:.0f} s")
+    table.add_row("report", facts["report"])
+    Console(highlight=False).print(table)

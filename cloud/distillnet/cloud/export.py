@@ -1,0 +1,185 @@
+"""From a torch network to an int8 `.tflite`, and the gate that compares it with what was trained.
+
+int8 activations, per-channel int8 weights, int8 input and output, by litert-torch and ai-edge-quantizer. Constants are
+put inside the flatbuffer, where every reader expects them.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distillnet.engine import Model
+from distillnet.engine.litert import LiteRTModel
+from distillnet.proto.strict import ConfigError
+
+Floats = NDArray[np.float32]
+GOLDEN_VECTORS = 8
+
+
+def to_int8(network: nn.Module, calibration: Tensor) -> bytes:
+    """Convert a network to an int8 `.tflite`.
+
+    Args:
+        network: one input (N, C, H, W), one output (N, outputs); C may be 1.
+        calibration: real inputs, float32 (N, C, H, W), as the network gets them in use.
+
+    Returns:
+        The flatbuffer: int8 (1, H, W, C) in, int8 (1, outputs) out.
+
+    Raises:
+        ConfigError: a converter refuses the network.
+
+    """
+    batches = [np.ascontiguousarray(x[np.newaxis].permute(0, 2, 3, 1).numpy()) for x in calibration]
+    # The handlers of warnings and loggers of two noisy packages are theirs; stdout belongs to `--json`.
+    with _silence(), tempfile.TemporaryDirectory(prefix="distillnet-") as folder:
+        import litert_torch
+        from ai_edge_quantizer import quantizer, recipe
+
+        try:
+            channels_last = litert_torch.to_channel_last_io(network.eval(), args=[0])
+            whole = Path(folder) / "float.tflite"
+            litert_torch.convert(channels_last, (torch.from_numpy(batches[0]),)).export(str(whole))
+            converter = quantizer.Quantizer(str(whole), recipe.static_wi8_ai8())
+            name = LiteRTModel(whole.read_bytes())._interpreter.get_signature_list()["serving_default"]["inputs"][0]
+            ranges = converter.calibrate({"serving_default": [{name: batch} for batch in batches]})
+            quantised = bytes(converter.quantize(ranges).quantized_model)
+        except (RuntimeError, ValueError, KeyError, TypeError) as exc:
+            raise ConfigError(f"the network cannot be converted to int8: {exc}") from exc
+    return _with_constants_inside(quantised)
+
+
+def input_tensor(model: Model, inputs: Floats) -> NDArray[np.int8]:
+    """Quantise normalised inputs (N, H, W, C) as the model wants them, int8."""
+    quantisation = model.info["input"]
+    steps = np.round(inputs / quantisation["scale"]) + quantisation["zero_point"]
+    return np.asarray(np.clip(steps, -128, 127), np.int8)
+
+
+def run_int8(model: Model, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Run an int8 model on inputs (N, H, W, C); returns int8 (N, outputs)."""
+    return np.concatenate([model.run_tensor(x[np.newaxis]).reshape(1, -1) for x in inputs])
+
+
+def dequantise(model: Model, outputs: NDArray[np.int8]) -> Floats:
+    """Turn int8 logits (N, outputs) into real ones, float32."""
+    quantisation = model.info["output"]
+    return np.asarray((outputs.astype(np.float32) - quantisation["zero_point"]) * quantisation["scale"], np.float32)
+
+
+def golden_vectors(model: bytes, inputs: Floats) -> bytes:
+    """Return golden.npz: a few real inputs and the outputs of LiteRT's reference kernels, the definition of correct.
+
+    Args:
+        model: the bare flatbuffer.
+        inputs: normalised, float32 (N, H, W, C); the first few are used.
+
+    """
+    reference = LiteRTModel(model, reference=True)
+    quantised = input_tensor(reference, inputs[:GOLDEN_VECTORS])
+    buffer = io.BytesIO()
+    np.savez(buffer, inputs=quantised, outputs=run_int8(reference, quantised))
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How far the int8 model in the engine is from the float network in torch, on real data."""
+
+    engine: str
+    agreement: float
+    mean_difference: float
+    float_figure: float
+    int8_figure: float
+    n: int
+
+    @property
+    def loss(self) -> float:
+        """By how much int8 is worse than float, in the figure's unit."""
+        return self.float_figure - self.int8_figure
+
+
+def compare(int8_logits: Floats, float_logits: Floats, truth: NDArray[np.int64], engine: str) -> Gate:
+    """Compare decisions and logits of both, (N, K+1), against the truth (N,)."""
+    if len(truth) == 0:
+        return Gate(engine, 1.0, 0.0, 0.0, 0.0, 0)
+    return Gate(
+        engine=engine,
+        agreement=float((int8_logits.argmax(1) == float_logits.argmax(1)).mean()),
+        mean_difference=float(np.abs(int8_logits - float_logits).mean()),
+        float_figure=float((float_logits.argmax(1) == truth).mean()),
+        int8_figure=float((int8_logits.argmax(1) == truth).mean()),
+        n=len(truth),
+    )
+
+
+def _with_constants_inside(model: bytes) -> bytes:
+    """Move constants that lie behind the flatbuffer into it; many readers do not look behind."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Inside(schema.BufferT):  # type: ignore[misc]
+        """A buffer whose bytes are aligned as the schema asks (`force_align: 16`)."""
+
+        def Pack(self, builder: Any) -> Any:  # noqa: N802 - flatbuffers' name
+            place = None
+            if self.data is not None and len(self.data):
+                data = bytes(self.data)
+                builder.StartVector(1, len(data), 16)
+                builder.head = builder.head - len(data)
+                builder.Bytes[builder.head : builder.head + len(data)] = data
+                place = builder.EndVector()
+            schema.BufferStart(builder)
+            if place is not None:
+                schema.BufferAddData(builder, place)
+            return schema.BufferEnd(builder)
+
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    inside = []
+    for buffer in tree.buffers:
+        moved = Inside()
+        moved.data = model[buffer.offset : buffer.offset + buffer.size] if buffer.offset > 1 else buffer.data
+        inside.append(moved)
+    tree.buffers = inside
+    builder = flatbuffers.Builder(len(model) + 1024)
+    builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep converters off stdout and stderr, C++ included; their errors are raised, not printed."""
+    kept = [os.dup(1), os.dup(2)]
+    disabled = logging.root.manager.disable
+    with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            for number, handle in zip((1, 2), kept, strict=True):
+                os.dup2(handle, number)
+                os.close(handle)
+            logging.disable(disabled)
+
+
+def sample(indices: Sequence[int] | NDArray[np.int64], most: int, seed: int = 0) -> NDArray[np.int64]:
+    """Return at most `most` of the indices, evenly at random, in order."""
+    chosen = np.asarray(indices, np.int64)
+    if len(chosen) <= most:
+        return chosen
+    return np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))

@@ -1,0 +1,99 @@
+"""How fast the student is beside its teacher: both int8, one thread, interleaved, medians."""
+
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distillnet.cloud.export import to_int8
+from distillnet.cloud.places import write_whole
+from distillnet.cloud.teacher import Pixels, Teacher, normalise
+from distillnet.cloud.views import shrink_all
+from distillnet.engine import Model, load
+from distillnet.engine.litert import LiteRTModel
+from distillnet.proto.strict import ConfigError
+
+ROUNDS, MOST_SECONDS = 200, 3.0
+CALIBRATION_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median milliseconds of one inference. `teacher_ms` is None where the teacher cannot be converted."""
+
+    student_ms: float
+    student_litert_ms: float
+    teacher_ms: float | None
+    teacher_bytes: int
+    engine: str
+    kernels: str
+    machine: str
+
+
+def int8_teacher(teacher: Teacher, pixels: Pixels, cache: Path) -> bytes | None:
+    """Return the teacher as an int8 `.tflite` at its own resolution, from the cache when it was made before.
+
+    Args:
+        teacher: with a module; a black box gives None.
+        pixels: uint8 (N, H, W, 3), to calibrate with.
+        cache: the folder of what can be made again.
+
+    """
+    if teacher.module is None:
+        return None
+    side = teacher.native_resolution
+    kept = cache / "int8-teachers" / f"{teacher.digest.removeprefix('sha256:')[:32]}-{side}.tflite"
+    if kept.is_file():
+        return kept.read_bytes()
+    chosen = pixels[:: max(1, len(pixels) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]
+    try:
+        model = to_int8(teacher.module, normalise(shrink_all(chosen, side), teacher.mean, teacher.scale))
+    except ConfigError:
+        return None  # a teacher that cannot be converted can still teach; the report then has no speedup
+    write_whole(kept, model)
+    return model
+
+
+def compare_speed(student: bytes, teacher: bytes | None) -> Speed:
+    """Time the student in the engine and in LiteRT, and the teacher in LiteRT, in turns."""
+    ours, peer = load(student, "auto"), LiteRTModel(student)
+    models: list[Model] = [ours, peer]
+    if teacher is not None:
+        models.append(LiteRTModel(teacher))
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-128, 128, model.info["input"]["shape"], dtype=np.int8) for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    end = time.monotonic() + MOST_SECONDS
+    for count in range(ROUNDS):
+        for model, x, spent in zip(models, inputs, times, strict=True):
+            begun = time.perf_counter()
+            model.run_tensor(x)
+            spent.append((time.perf_counter() - begun) * 1e3)
+        if count >= 5 and time.monotonic() > end:
+            break
+    medians = [statistics.median(spent) for spent in times]
+    return Speed(
+        student_ms=medians[0],
+        student_litert_ms=medians[1],
+        teacher_ms=medians[2] if teacher is not None else None,
+        teacher_bytes=len(teacher) if teacher is not None else 0,
+        engine=ours.info["engine"],
+        kernels=ours.info["kernels"],
+        machine=machine(),
+    )
+
+
+def machine() -> str:
+    """Name the processor."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Model")):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{platform.machine()} {name}"

@@ -1,0 +1,279 @@
+"""Distillation: a cut network learns to say what the teacher says, with the outputs the application needs.
+
+Two heads sit on the student's features: the K+1 outputs that stay, and a throw-away head that must reproduce the
+teacher's features and, through the teacher's own frozen last layer, its many-class logits. Teacher and student are
+shown the same view. Losses are means over the batch, never per class.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distillnet.cloud.core import Classifier
+from distillnet.cloud.metrics import Floats
+from distillnet.cloud.progress import Advance
+from distillnet.proto.strict import ConfigError
+
+Pixels = NDArray[np.uint8]
+Keeper = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The learning rate warms up and falls along a cosine over `seconds`, or over `steps` if given."""
+
+    seconds: float
+    steps: int | None = None
+    batch: int = 64
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-4
+    wanted_weight: float = 1.0
+    logits_weight: float = 1.0
+    features_weight: float = 1.0
+    logits_temperature: float = 2.0
+    average_decay: float = 0.995
+    keep_every_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Training material. `pixels` uint8 (N, H, W, 3) at the student's size; `wanted` (N, K+1); `logits` (N, classes);
+    `features` (N, F) or None; `weights` (N,), how often each is drawn, sum 1.
+    """
+
+    pixels: Pixels
+    wanted: Floats
+    logits: Floats
+    features: Floats | None
+    weights: NDArray[np.float64]
+    mean: float
+    scale: float
+
+
+class ThrowAwayHead(nn.Module):
+    """Student features (N, f) to the teacher's features (N, F) and logits (N, classes); not part of the student."""
+
+    def __init__(self, into: int, teacher_classifier: nn.Linear | None, classes: int) -> None:
+        """Freeze a copy of the teacher's last layer; without one (a black box) map to logits directly."""
+        super().__init__()
+        self.frozen = copy.deepcopy(teacher_classifier).requires_grad_(False) if teacher_classifier else None
+        self.adapt = nn.Linear(into, teacher_classifier.in_features if teacher_classifier else classes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return (teacher features or None, teacher logits)."""
+        adapted = self.adapt(features)
+        return (adapted, self.frozen(adapted)) if self.frozen is not None else (None, adapted)
+
+
+def balanced(wanted: Floats, strength: float = 0.5) -> NDArray[np.float64]:
+    """Return drawing weights: rare outputs more often, by count to the power −`strength`; `wanted` (N, K+1)."""
+    decided = wanted.argmax(1)
+    counts = np.bincount(decided, minlength=wanted.shape[1]).clip(1)
+    weights = counts[decided].astype(np.float64) ** -strength
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def distil(
+    student: Classifier,
+    throw_away: ThrowAwayHead,
+    lessons: Lessons,
+    recipe: Recipe,
+    *,
+    seed: int,
+    advance: Advance = lambda amount=1.0, note="": None,
+    check: Callable[[nn.Module], float] | None = None,
+    resume_from: dict[str, Any] | None = None,
+    keep: Keeper | None = None,
+) -> list[dict[str, float]]:
+    """Train `student` in place; it ends as the running average of its weights.
+
+    Args:
+        student: K+1 logits.
+        throw_away: the second head.
+        lessons: what to learn from.
+        recipe: how, and how long.
+        seed: of sampling and augmentation.
+        advance: called with seconds (or steps) spent and a note.
+        check: figure of merit of a network, computed a few times on the way.
+        resume_from: what `keep` was given before an interruption.
+        keep: takes the state every so often.
+
+    Returns:
+        The learning curve: `step`, `seconds`, `loss` and, where checked, `merit`.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+
+    """
+    torch.manual_seed(seed)
+    generator = np.random.default_rng([seed, 11])
+    both = nn.ModuleList([student, throw_away])
+    both.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(student).requires_grad_(False)
+    optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate)
+    curve: list[dict[str, float]] = []
+    step, spent = 0, 0.0
+    if resume_from:
+        both.load_state_dict(resume_from["networks"])
+        average.load_state_dict(resume_from["average"])
+        optimiser.load_state_dict(resume_from["optimiser"])
+        generator.bit_generator.state = resume_from["generator"]
+        curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
+        advance(step if recipe.steps else spent)
+    deviation = _deviation(lessons.features)
+    last, last_kept, next_check, smooth = time.monotonic(), time.monotonic(), 0.1, math.nan
+    both.train()
+    while True:
+        done = step / recipe.steps if recipe.steps else spent / recipe.seconds
+        if done >= 1.0:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * group["factor"] * _schedule(done)
+        x, wanted, logits, features = _batch(lessons, recipe.batch, generator)
+        loss = _loss(student, throw_away, x, wanted, logits, features, deviation, recipe)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(both.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        _follow(average, student, min(recipe.average_decay, (1 + step) / (10 + step)))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ConfigError(f"distillation diverged: the loss is {value} at step {step}: other data may help")
+        smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
+        now = time.monotonic()
+        spent, elapsed, last = spent + now - last, now - last, now
+        advance(1 if recipe.steps else elapsed, f"loss {smooth:.3f}")
+        if done >= next_check or step % 50 == 1:
+            point = {"step": float(step), "seconds": spent, "loss": smooth}
+            if check is not None and done >= next_check:
+                point["merit"] = check(average)
+                next_check += 0.3
+                last = time.monotonic()  # looking is not training
+            curve.append(point)
+        if keep is not None and now - last_kept > recipe.keep_every_s:
+            keep(_state(both, average, optimiser, generator, curve, step, spent))
+            last_kept = last = time.monotonic()
+    student.load_state_dict(average.state_dict())
+    student.eval()
+    curve.append({"step": float(step), "seconds": spent, "loss": smooth})
+    return curve
+
+
+def predict(network: nn.Module, pixels: Pixels, mean: float, scale: float, batch: int = 128) -> Floats:
+    """Return a network's outputs for uint8 pictures (N, H, W, 3), float32 (N, outputs)."""
+    network.eval()
+    outputs = []
+    with torch.inference_mode():
+        for begin in range(0, len(pixels), batch):
+            outputs.append(network(_to_input(pixels[begin : begin + batch], mean, scale)).numpy())
+    return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32)
+
+
+def _to_input(pixels: Pixels, mean: float, scale: float) -> Tensor:
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+    return x.sub_(mean).div_(scale)
+
+
+def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Fresh layers (the two heads) learn faster than what came from the teacher; norms and biases do not decay."""
+    fresh = {id(p) for name, p in both.named_parameters() if ".core." not in f".{name}"}
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for parameter in both.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in fresh, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": p, "factor": 2.0 if new else 1.0, "weight_decay": recipe.weight_decay if decays else 0.0}
+        for (new, decays), p in groups.items()
+    ]
+
+
+def _schedule(done: float) -> float:
+    warm = min(1.0, done / 0.05 + 0.02)
+    return warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-3
+
+
+def _batch(lessons: Lessons, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    chosen = generator.choice(len(lessons.pixels), size, p=lessons.weights)
+    x = _to_input(_shift(lessons.pixels[chosen], generator), lessons.mean, lessons.scale)
+    mirrored = torch.from_numpy(generator.random(size) < 0.5)
+    x[mirrored] = x[mirrored].flip(3)
+    contrast = torch.from_numpy(generator.uniform(0.8, 1.2, (size, 1, 1, 1)).astype(np.float32))
+    light = torch.from_numpy(generator.uniform(-0.15, 0.15, (size, 1, 1, 1)).astype(np.float32))
+    x = (x * contrast + light).contiguous(memory_format=torch.channels_last)
+    features = None if lessons.features is None else torch.from_numpy(lessons.features[chosen])
+    return x, torch.from_numpy(lessons.wanted[chosen]), torch.from_numpy(lessons.logits[chosen]), features
+
+
+def _shift(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """Move the batch by up to 4 % of its size, repeating the border."""
+    most = max(1, pixels.shape[1] // 24)
+    down, right = (int(v) for v in generator.integers(-most, most + 1, 2))
+    padded = np.pad(pixels, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    side = pixels.shape[1]
+    return padded[:, most + down : most + down + side, most + right : most + right + side]
+
+
+def _loss(
+    student: Classifier,
+    throw_away: ThrowAwayHead,
+    x: Tensor,
+    wanted: Tensor,
+    logits: Tensor,
+    features: Tensor | None,
+    deviation: Tensor | None,
+    recipe: Recipe,
+) -> Tensor:
+    felt = student.core(x)
+    loss = -(wanted * F.log_softmax(student.classify(felt), 1)).sum(1).mean() * recipe.wanted_weight
+    guessed_features, guessed_logits = throw_away(felt)
+    heat = recipe.logits_temperature
+    divergence = F.kl_div(F.log_softmax(guessed_logits / heat, 1), F.softmax(logits / heat, 1), reduction="batchmean")
+    loss = loss + recipe.logits_weight * heat * divergence
+    if guessed_features is not None and features is not None and deviation is not None:
+        loss = loss + recipe.features_weight * ((guessed_features - features) / deviation).square().mean()
+    return loss
+
+
+def _deviation(features: Floats | None) -> Tensor | None:
+    """Return the spread of each teacher feature, so that none counts more than another."""
+    if features is None:
+        return None
+    spread = features.std(0)
+    return torch.from_numpy(np.maximum(spread, 0.1 * float(spread.mean()) + 1e-6).astype(np.float32))
+
+
+def _follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        ours = [*average.parameters(), *(b for b in average.buffers() if b.dtype.is_floating_point)]
+        theirs = [*student.parameters(), *(b for b in student.buffers() if b.dtype.is_floating_point)]
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def _state(
+    both: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: np.random.Generator,
+    curve: list[dict[str, float]],
+    step: int,
+    spent: float,
+) -> dict[str, Any]:
+    return {
+        "networks": both.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "generator": generator.bit_generator.state,
+        "curve": curve,
+        "step": step,
+        "spent": spent,
+    }
