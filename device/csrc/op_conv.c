@@ -168,16 +168,6 @@ bool dn_prepare_conv(dn_model *m, int op) {
     return fine && prepare_tiles(m, op, p);
 }
 
-/* TFLite multiplies the scales as floats for FULLY_CONNECTED per tensor, as doubles per channel. */
-static bool dense_scales(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *out,
-                         double **scale) {
-    if (!dn_channel_scales(m, op, in, w, 0, out, w->dim[0], scale)) return false;
-    if (w->scales.count != 1) return true;
-    float product = in->scale * w->scale;
-    for (int32_t c = 0; c < w->dim[0]; c++) (*scale)[c] = (double)product / (double)out->scale;
-    return true;
-}
-
 bool dn_prepare_dense(dn_model *m, int op) {
     if (!dn_need(m, op, 2, 1, 1)) return false;
     dn_tensor *in = dn_in(m, op, 0), *w = dn_in(m, op, 1), *bias = dn_in(m, op, 2), *out = dn_out(m, op, 0);
@@ -194,7 +184,7 @@ bool dn_prepare_dense(dn_model *m, int op) {
     if (p == NULL ||
         !dn_activation_range(m, op, (int)dn_fb_int(&m->fb, m->op[op].options, DENSE_ACTIVATION, 1, 0), out,
                              &p->gemm.requant.min, &p->gemm.requant.max) ||
-        !dense_scales(m, op, in, w, out, &scale))
+        !dn_channel_scales(m, op, in, w, 0, out, n, &scale))
         return false;
     p->gemm.requant.once = 1;
     p->rows = in->count / (size_t)k;
