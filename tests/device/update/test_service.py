@@ -5,7 +5,9 @@ import time
 import pytest
 import tiny
 from board import until
+from simulated_cloud import DAY, utc
 
+from distillnet.device.update.service import open_store
 from distillnet.proto.v1 import fleet_pb2
 
 pytestmark = pytest.mark.integration
@@ -226,3 +228,59 @@ def test_newer_directive_supersedes_a_download_under_way(cloud, board):
     cloud.send(board.name, fast)
     assert "superseded by version 3" in cloud.wait_outcome(slow).reason
     assert cloud.wait_outcome(fast).phase == COMMITTED
+
+
+def test_daemon_that_crashes_twice_on_probation_starts_with_the_old_student_and_says_why(cloud, make_board):
+    board = make_board(max_crashes=2).enroll().start()
+    board.take(1)
+    board.stop()
+    board.update["probation_s"] = 600
+    board.start()
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.send(board.name, directive)
+    until(lambda: board.service.record.update.phase == "probation")
+    for runs in (2, 1):
+        board.stop()
+        with open_store(board.config) as store:  # as if the process had died
+            store.save(store.record.model_copy(update={"clean_stop": False}))
+        board.start()
+        assert board.running_version == runs
+    report = cloud.wait_outcome(directive)
+    assert report.phase == ROLLED_BACK and "died 2 times in probation" in report.reason
+    assert report.version == 1
+
+
+def test_student_damaged_on_the_disk_gives_way_to_the_previous_at_the_next_start(cloud, board):
+    board.take(2)
+    digest = board.slot.current().digest
+    board.stop()
+    path = board.state_dir / f"store/students/{digest.removeprefix('sha256:')}.student.tflite"
+    path.write_bytes(path.read_bytes()[:100])
+    board.start()
+    assert board.running_version == 1
+    assert board.take(3).phase == COMMITTED
+
+
+@pytest.mark.parametrize("now", [0.0, 1e9])
+def test_board_that_wakes_in_the_past_still_sees_that_metadata_has_expired(cloud, board, monkeypatch, now):
+    from distillnet.device.update import effects
+
+    honest = time.time
+    monkeypatch.setattr(effects.time, "time", lambda: now)
+    try:
+        assert board.take(2).phase == COMMITTED
+        cloud.repository.timestamp.expires = utc() - 3 * DAY  # before the certificate began
+        assert "expired" in board.take(3).reason
+    finally:
+        monkeypatch.setattr(effects.time, "time", honest)
+
+
+def test_board_whose_clock_runs_ahead_says_so_and_takes_the_update_once_it_is_right(cloud, board, monkeypatch):
+    from distillnet.device.update import effects
+
+    real = effects.believed_time
+    monkeypatch.setattr(effects, "believed_time", lambda identity, now: real(identity, now + 3e8))
+    assert "this board's clock is wrong" in board.take(2).reason
+    monkeypatch.setattr(effects, "believed_time", real)
+    board.service.check_now()
+    until(lambda: board.running_version == 2)

@@ -1,4 +1,4 @@
-"""Many updates in a row under a live stream, one in five bad on purpose; what was dropped, leaked and reported.
+"""Many updates in a row under a live stream, some of them bad on purpose; what was dropped, leaked and reported.
 
 python tests/device/update/support/hundred.py [--updates 100] [--json]
 """
@@ -31,8 +31,8 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / 1e6
 
 
-def campaign(updates: int, directory: Path, progress: Callable[[str], None]) -> dict:
-    """Take `updates` students one after another; every fifth is bad. Returns the facts."""
+def campaign(updates: int, directory: Path, progress: Callable[[str], None], bad_every: int = 5) -> dict:
+    """Take `updates` students one after another; one in `bad_every` is bad. Returns the facts."""
     undo = install_faults()
     reasons: Counter[str] = Counter()
     wrong: list[str] = []
@@ -46,8 +46,8 @@ def campaign(updates: int, directory: Path, progress: Callable[[str], None]) -> 
             started = time.monotonic()
             for number in range(updates):
                 version, kind = number + 2, ""
-                if number % 5 == 3:
-                    kind = BAD_KINDS[(number // 5) % len(BAD_KINDS)]
+                if number % bad_every == bad_every - 1:
+                    kind = BAD_KINDS[(number // bad_every) % len(BAD_KINDS)]
                 before = board.running_version
                 began = time.monotonic()
                 report = board.take(version, bad(version, kind) if kind else good(version))
@@ -65,20 +65,23 @@ def campaign(updates: int, directory: Path, progress: Callable[[str], None]) -> 
             time.sleep(0.3)
             gc.collect()
             now = (descriptors(), resident_mb())
-            gaps = board.gaps_ms(started)
+            gaps, at_switch = board.gaps_ms(started)
         finally:
             board.stop()
             undo()
     return {
         "updates": updates,
-        "bad": sum(number % 5 == 3 for number in range(updates)),
+        "bad": updates // bad_every,
         "wrong": wrong,
         "reasons": dict(reasons),
         "frames": board.summary.frames,
         "dropped": board.summary.dropped,
-        "gap_p50_ms": float(np.median(gaps)),
-        "gap_p99_ms": float(np.quantile(gaps, 0.99)),
-        "gap_max_ms": float(gaps.max()),
+        "switches": len(at_switch),
+        "gap_p50_ms": round(float(np.median(gaps)), 2),
+        "gap_p99_ms": round(float(np.quantile(gaps, 0.99)), 2),
+        "gap_max_ms": round(float(gaps.max()), 2),
+        "gap_at_switch_p50_ms": round(float(np.median(at_switch)), 2),
+        "gap_at_switch_max_ms": round(float(at_switch.max()), 2),
         "gaps_over_two_periods": int((gaps > 2000 / FPS).sum()),
         "descriptors_leaked": now[0] - warm[0],
         "megabytes_grown": round(now[1] - warm[1], 2),

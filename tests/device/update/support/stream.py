@@ -92,6 +92,7 @@ class LiveBoard(Board):
     def __init__(self, cloud: SimulatedCloud, state_dir: Path, **update: object) -> None:
         super().__init__(cloud, state_dir, "porch", {"probation_s": 1.6, "server": cloud.address, **update})
         self.done: list[float] = []
+        self.switches: list[float] = []
         self.summary: Summary | None = None
 
     @property
@@ -108,13 +109,18 @@ class LiveBoard(Board):
             write_video(video)
         self.daemon = Daemon(self.config)
         self.slot, self.service = self.daemon.slot, self.daemon._updates
-        record = self.slot.record_frame
+        record, fail = self.slot.record_frame, self.slot.record_error
 
         def timed(infer_ms: float) -> None:
             record(infer_ms)
             self.done.append(time.monotonic())
 
-        self.slot.record_frame = timed
+        def failed() -> None:
+            fail()
+            self.done.append(time.monotonic())
+
+        self.slot.record_frame, self.slot.record_error = timed, failed
+        self.slot.observe(lambda old, new: self.switches.append(time.monotonic()))
         self._thread = threading.Thread(target=self._run, name="daemon")
         self._thread.start()
         if wait:
@@ -127,9 +133,12 @@ class LiveBoard(Board):
         self._thread.join(20)
         assert not self._thread.is_alive()
 
-    def gaps_ms(self, since: float = 0.0) -> np.ndarray:
-        """Times between frames done."""
-        return np.diff([moment for moment in self.done if moment >= since]) * 1e3
+    def gaps_ms(self, since: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Times between frames done: all of them, and those with a switch inside."""
+        done = np.array([moment for moment in self.done if moment >= since])
+        gaps = np.diff(done) * 1e3
+        places = np.searchsorted(done, [moment for moment in self.switches if done[0] < moment < done[-1]]) - 1
+        return gaps, gaps[places]
 
     def _run(self) -> None:
         self.summary = self.daemon.run()
