@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: help install develop demo test check lint unit ctest stubs clean broker wheels deb test-arm
+.PHONY: help install develop demo test check lint unit ctest stubs clean broker bench-fleet bench-daemon wheels deb test-arm
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,14 @@ test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors
 
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
+
+bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 500,1000,2000")
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/cloud/fleet/bench_fleet.py $(ARGS)
+
+bench-daemon: $(VENV)/.deps ## What the daemon costs beside a plain OpenCV + LiteRT + paho script
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/device/bench_daemon.py $(ARGS)
 
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Publication, streams and enrolment against a real service over real TLS."""
 
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from typing import Any
 import grpc
 import pytest
 
+from distillnet.cloud.fleet import backup
 from distillnet.cloud.fleet.client import upload
+from distillnet.cloud.fleet.errors import FleetError
 from distillnet.proto import archive
 from distillnet.proto.v1 import admin_pb2, fleet_pb2, fleet_pb2_grpc
 
@@ -212,6 +215,27 @@ def test_everything_is_there_again_after_a_restart_and_after_a_kill(serve, board
     device.server = third
     with device.connect("pets") as stream:
         assert stream.receive().directive.update.version == 2
+
+
+def test_a_backup_of_a_running_service_takes_its_place(serve, board, tiny_student, tmp_path):
+    running = serve()
+    device = board(running, running.token(applications=["pets"]), "porch")
+    running.publish(tiny_student())
+    done = backup.make(running.data, tmp_path / "copy")
+    assert done["files"] > 10 and not (tmp_path / "copy" / "keys" / "offline").exists()
+    running.publish(tiny_student(seed=1))  # lost with the old machine, all but its signature
+    with pytest.raises(FleetError, match="there already"):
+        backup.make(running.data, tmp_path / "copy")
+    running.stop(signal.SIGKILL)
+    for path in (running.data / "objects" / "metadata").glob("*.json"):
+        shutil.copyfile(path, tmp_path / "copy" / "objects" / "metadata" / path.name)
+
+    restored = serve(name="copy")
+    device.server = restored
+    with device.connect("pets") as stream:
+        assert stream.receive().directive.update.version == 1
+        assert restored.publish(tiny_student(seed=2)).version == 3  # 2 was signed once: never again
+        assert stream.receive().directive.update.version == 3
 
 
 def test_a_second_service_on_the_same_directory_or_port_is_refused(serve, tmp_path):

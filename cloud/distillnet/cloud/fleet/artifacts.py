@@ -1,5 +1,6 @@
 """`Artifacts.Fetch`: byte ranges of the repository. Nothing else of the object store can be named."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -43,11 +44,28 @@ class ArtifactsService(artifacts_pb2_grpc.ArtifactsServicer):
             return
         low, high = _CHUNK_LIMITS
         size = min(max(request.chunk_bytes or CHUNK_BYTES, low), high)
-        for start in range(request.offset, end, _READ_BYTES):
-            stop = min(start + _READ_BYTES, end)
-            data = memoryview(await obstore.get_range_async(self._store, request.path, start=start, end=stop))
-            for at in range(0, len(data), size):
-                yield artifacts_pb2.Chunk(offset=start + at, data=bytes(data[at : at + size]), total_size=total)
+        offset = request.offset
+        async for block in self._blocks(request.path, offset, end):
+            for at in range(0, len(block), size):
+                piece = bytes(block[at : at + size])
+                yield artifacts_pb2.Chunk(offset=offset, data=piece, total_size=total)
+                offset += len(piece)
+
+    async def _blocks(self, path: str, start: int, end: int) -> AsyncIterator[memoryview]:
+        """Read ahead: the next block comes from the store while this one goes out."""
+        coming = asyncio.create_task(self._read(path, start, end))
+        try:
+            for following in range(start + _READ_BYTES, end + _READ_BYTES, _READ_BYTES):
+                block = await coming
+                if following < end:
+                    coming = asyncio.create_task(self._read(path, following, end))
+                yield block
+        finally:
+            coming.cancel()
+
+    async def _read(self, path: str, start: int, end: int) -> memoryview:
+        stop = min(start + _READ_BYTES, end)
+        return memoryview(await obstore.get_range_async(self._store, path, start=start, end=stop))
 
     async def _check(self, path: str) -> None:
         if _METADATA.fullmatch(path):

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(rollback)
     app.command()(revoke)
     app.command()(dashboard)
+    app.command()(backup)
     rollout_commands.register(app)
     telemetry_commands.register(app)
     key_commands.register(app)
@@ -120,6 +121,25 @@ def dashboard(
         options.print_json({"url": response.url, "expires_ts": response.expires_ts})
     else:
         typer.echo(response.url)
+
+
+def backup(
+    out: Path = typer.Argument(help="directory to make"),
+    with_offline_keys: bool = typer.Option(False, help="the root keys too, when they still lie in --data"),
+    data: Path = options.DATA,
+    as_json: bool = options.AS_JSON,
+) -> None:
+    """Copy a running service's data directory; `distillnet serve --data OUT` starts from the copy.
+
+    Example: distillnet backup /backup/fleet-monday --data fleet
+    """
+    from distillnet.cloud.fleet.backup import make
+
+    facts = make(data, out, with_offline=with_offline_keys)
+    if as_json:
+        options.print_json(facts | {"out": str(out)})
+    else:
+        typer.echo(f"{out}: {facts['files']} files, {facts['bytes']} bytes")
 
 
 @token_app.command("create")

@@ -91,7 +91,9 @@ class Authority:
         """
         public_key = requested_key(csr_pem)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.uri)]
-        return self._sign(public_key, identity.name, names, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
+        # Brokers see the common name only: no person or script can have a device's.
+        common_name = identity.name if identity.role == "device" else f"{identity.role}:{identity.name}"
+        return self._sign(public_key, common_name, names, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
 
     def issue_bundle(self, identity: Identity, now: float, days: float) -> tuple[Bundle, Issued]:
         """Make a key and a certificate for `identity`."""

@@ -55,7 +55,8 @@ class Publisher:
             self._recover()
             if not hold:
                 self._database.read_now(lambda session: rollouts.refuse_while_active(session, application))
-            version = self._database.read_now(lambda session: models.next_version(session, application))
+            known = self._database.read_now(lambda session: models.next_version(session, application))
+            version = max(known, self._repository.highest(application) + 1)  # a restored database may be older
             versioned = with_version(data, version)
             published = Published(
                 application, version, digest(versioned), boards or card.boards, card.minimum_runtime, hold

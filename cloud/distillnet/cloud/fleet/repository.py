@@ -179,6 +179,12 @@ class Repository:
         if target is not None and target.unrecognized_fields["custom"].pop("hold", None):
             self._advance(targets, snapshot, timestamp, now)
 
+    def highest(self, application: str) -> int:
+        """Return the highest version of an application ever signed in; 0 when there is none."""
+        targets, _, _ = self._current()
+        customs = (target.custom or {} for target in targets.signed.targets.values())
+        return max((int(facts["version"]) for facts in customs if facts.get("application") == application), default=0)
+
     def custom(self, path: str) -> dict[str, Any] | None:
         """Return the signed custom part of a target, or None when no such target is signed in."""
         targets, _, _ = self._current()
