@@ -20,6 +20,10 @@ FeedState = Literal["online", "stalled", "error"]
 OnState = Callable[[str, FeedState, str], None]
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_BLACK = "the picture is black: is the lens covered?"
+_DARK = 8
+"""Grey level (0–255) that every live picture reaches somewhere, be it by the sensor's noise."""
+_DARK_STEP = 16
 _LAG_S = 2.0
 """A real-time file that is so far behind starts its clock anew instead of rushing."""
 
@@ -39,7 +43,7 @@ class Feed:
         self._finished = threading.Event()
         self._state: tuple[FeedState, str] | None = None
         self._state_lock = threading.Lock()
-        self._last_frame = time.monotonic()
+        self._last_frame = self._last_light = time.monotonic()
         self._index = 0
         self._offset_s = 0.0
         self._anchor: tuple[float, float] | None = None
@@ -54,7 +58,7 @@ class Feed:
     def start(self) -> None:
         """Open the source and read until `stop`."""
         self._intake.add(self.source.id, self.source.queue)
-        self._last_frame = time.monotonic()
+        self._last_frame = self._last_light = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
@@ -68,10 +72,14 @@ class Feed:
 
     def watch(self) -> None:
         """Say `stalled` when no frame has come for too long. Called now and then by another thread."""
-        silent_s = time.monotonic() - self._last_frame
-        online = self._state is not None and self._state[0] == "online"
-        if online and silent_s > self.source.stall_s and not self._finished.is_set():
+        if self._finished.is_set() or self._state is None or self._state[0] != "online":
+            return
+        now = time.monotonic()
+        waits = self.finite and self.source.pace == "fast"  # for room in the intake, not for the file
+        if now - self._last_frame > self.source.stall_s and not waits:
             self._say("stalled", f"no frame for {self.source.stall_s:g} s")
+        elif now - self._last_light > self.source.stall_s and not self.finite:
+            self._say("stalled", _BLACK)
 
     def _run(self) -> None:
         failures = 0
@@ -113,7 +121,10 @@ class Feed:
             if picture is None:
                 break
             self._last_frame = time.monotonic()
-            self._say("online", "")
+            if picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
+                self._last_light = self._last_frame
+            if self._state != ("stalled", _BLACK) or self._last_light == self._last_frame:
+                self._say("online", "")
             period_s, last_s = picture.position_s - last_s or period_s, picture.position_s
             if self._wanted(picture.position_s + self._offset_s):
                 self._hand_over(picture)
@@ -165,7 +176,7 @@ class Feed:
 
     def _say(self, state: FeedState, reason: str) -> None:
         with self._state_lock:
-            if self._state == (state, reason):
+            if self._state == (state, reason) or self._stop.is_set():
                 return
             self._state = (state, reason)
         self._on_state(self.source.id, state, reason)

