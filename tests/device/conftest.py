@@ -194,10 +194,10 @@ class Broker:
     directory: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, extra: str = "allow_anonymous true\n") -> None:
         config = self.directory / "mosquitto.conf"
         config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
+            f"listener {self.port} 127.0.0.1\n{extra}max_queued_messages 0\nmax_inflight_messages 0\n"
             f"user {getpass.getuser()}\npersistence true\npersistence_location {self.directory}/\n"
         )
         self.process = subprocess.Popen(
