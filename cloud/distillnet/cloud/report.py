@@ -150,28 +150,32 @@ def _baselines(facts: Facts) -> str:
     rows = facts.get("baselines") or []
     if not rows:
         return ""
-    table = _table(
-        ["what", "metric", "value", "95 %", "n", "split"],
-        [
-            [
-                escape(str(row["name"])),
-                escape(str(row.get("metric", ""))),
-                f"{row['value']:.3f}",
-                escape(_range(row.get("ci_low"), row.get("ci_high"), digits=3)),
-                escape(str(row.get("n", "–"))),
-                escape(str(row.get("split", ""))),
-            ]
-            for row in rows
-        ],
-    )
-    by_metric: dict[str, list[Facts]] = {}
+    by_metric: dict[str, dict[str, Facts]] = {}
     for row in rows:
-        by_metric.setdefault(str(row.get("metric", "")), []).append(row)
+        by_metric.setdefault(str(row.get("metric", "")), {})[str(row["name"])] = row
+    titles = {metric: metric.replace("_", " ") for metric in by_metric}
     drawings = "".join(
-        _drawing(figures.baselines(of_one), metric, metric.replace("_", " ") if len(by_metric) > 1 else "")
+        _drawing(figures.baselines(list(of_one.values())), titles[metric], titles[metric])
         for metric, of_one in by_metric.items()
     )
-    return _section("Against the alternatives", "What one would have without this student.", drawings + table)
+    table = _table(
+        ["", *titles.values()],
+        [
+            [escape(name), *(_figure_cell(of_one.get(name)) for of_one in by_metric.values())]
+            for name in dict.fromkeys(str(row["name"]) for row in rows)
+        ],
+        words={0},
+    )
+    splits = ", ".join(dict.fromkeys(str(row["split"]) for row in rows if row.get("split")))
+    lead = "What one would have without this student." + (f" Split: {escape(splits)}." if splits else "")
+    return _section("Against the alternatives", lead, f'<div class="pair">{drawings}</div>{table}')
+
+
+def _figure_cell(row: Facts | None) -> str:
+    if row is None:
+        return "–"
+    interval = _range(row.get("ci_low"), row.get("ci_high"), digits=3)
+    return f"<b>{row['value']:.3f}</b><br><small>{interval}<br>n = {escape(str(row.get('n', '–')))}</small>"
 
 
 def _candidates(facts: Facts) -> str:

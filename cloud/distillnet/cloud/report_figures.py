@@ -39,22 +39,19 @@ _STYLE = {
 
 def baselines(rows: Sequence[Facts]) -> str:
     """Draw each figure with its interval, one line per row; `chosen` rows in colour."""
-    with _figure(7.2, 0.7 + 0.34 * len(rows)) as (axes, save):
-        for y, row in enumerate(rows):
-            colour = ACCENT if row.get("chosen") else MUTED
-            value = row["value"]
-            low, high = _interval(row)
-            axes.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round", alpha=0.45)
-            axes.plot(value, y, "o", color=colour, markersize=6.5)
-            axes.annotate(f"{value:.3f}", (high, y), (7, 0), textcoords="offset points", va="center", color=colour)
-        axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows], color=INK)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        lowest = min(_interval(row)[0] for row in rows)
-        axes.set_xlim(max(0.0, np.floor(lowest * 10 - 0.5) / 10), 1.06)
-        axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.0])
-        axes.grid(False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("value, with its 95 % interval")
+    with _figure(4.7, 0.5 + 0.34 * len(rows)) as (axes, save):
+        _intervals(axes, rows)
+        return save()
+
+
+def comparison(panels: Mapping[str, Sequence[Facts]]) -> str:
+    """Draw one panel of intervals per application, side by side."""
+    most = max(len(rows) for rows in panels.values())
+    with _figure(1.2 + 3.4 * len(panels), 0.9 + 0.32 * most, columns=(1.0,) * len(panels)) as (axes, save):
+        for panel, (title, rows) in zip(axes, panels.items(), strict=True):
+            _intervals(panel, rows)
+            panel.set_title(title, loc="left", fontsize=10.5, color=INK)
+            panel.set_xlabel("recall at 1 % false alarms")
         return save()
 
 
@@ -133,7 +130,7 @@ def det(curves: Facts) -> str:
         events = [event for event in curves if event != "operating" and curves[event]]
         for index, event in enumerate(events):
             colour = PALETTE[index % len(PALETTE)]
-            points = np.asarray(curves[event], dtype=np.float64)
+            points = np.asarray([[0.0, 1.0], *curves[event]], dtype=np.float64)  # the strictest threshold of all
             axes.plot(
                 np.maximum(points[:, 0], floor),
                 points[:, 1],
@@ -231,7 +228,7 @@ def time_spent(seconds: Facts) -> str:
         axes.set_xlim(0, total)
         axes.set_ylim(-0.3, 0.3)
         axes.axis("off")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.12), ncols=6, fontsize=8.5, handlelength=0.9)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.12), ncols=8, fontsize=8, handlelength=0.9)
         return save()
 
 
@@ -245,8 +242,9 @@ def _figure(width: float, height: float, columns: tuple[float, ...] = ()) -> Ite
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
+        axes: Any
         if columns:
-            axes = list(figure.subplots(1, len(columns), width_ratios=columns))
+            axes = list(figure.subplots(1, len(columns), width_ratios=columns, squeeze=False)[0])
         else:
             axes = figure.subplots()
 
@@ -262,6 +260,23 @@ def _interval(row: Facts, key: str = "value") -> tuple[float, float]:
     low, high = row.get("ci_low"), row.get("ci_high")
     value = float(row[key])
     return (value if low is None else float(low)), (value if high is None else float(high))
+
+
+def _intervals(axes: Any, rows: Sequence[Facts]) -> None:
+    for y, row in enumerate(rows):
+        colour = ACCENT if row.get("chosen") else MUTED
+        value = row["value"]
+        low, high = _interval(row)
+        axes.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round", alpha=0.45)
+        axes.plot(value, y, "o", color=colour, markersize=6.5)
+        axes.annotate(f"{value:.3f}", (high, y), (7, 0), textcoords="offset points", va="center", color=colour)
+    axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows], color=INK)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    lowest = min(_interval(row)[0] for row in rows)
+    axes.set_xlim(max(0.0, np.floor(lowest * 10 - 0.5) / 10), 1.06)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= 1.0])
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
 
 
 def _name_points(axes: Any, rows: Sequence[Facts]) -> None:

@@ -37,6 +37,9 @@ figure img { max-width: 100%; height: auto; }
 .bar i { position: absolute; top: 0; height: 5px; border-radius: 3px; background: #8fbcbf; }
 .bar u { position: absolute; top: -2px; width: 3px; height: 9px; margin-left: -1.5px; border-radius: 2px;
   background: var(--accent); }
+td small { color: var(--quiet); }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 18px; }
+.pair figure:only-child { grid-column: 1 / 3; }
 code { font-size: 12px; }
 @media (max-width: 700px) { main { margin: 0; padding: 24px 18px; border-radius: 0; }
   .tiles { grid-template-columns: repeat(2, 1fr); } }
