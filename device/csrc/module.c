@@ -4,6 +4,7 @@
 #include <pythread.h>
 
 #include "distillnet.h"
+#include "image.h"
 #include "module_frontend.h"
 
 typedef struct {
@@ -170,7 +171,42 @@ static PyObject *kernel_names(PyObject *self, PyObject *unused) {
     return list;
 }
 
+static PyObject *image_tensor(PyObject *module, PyObject *args) {
+    Py_buffer frame, table, tensor;
+    dn_image image;
+    int colour;
+    if (!PyArg_ParseTuple(args, "y*(ii)(iiii)(ii)piy*w*", &frame, &image.height, &image.width, &image.left, &image.top,
+                          &image.right, &image.bottom, &image.out_height, &image.out_width, &image.area, &colour, &table,
+                          &tensor))
+        return NULL;
+    PyObject *result = NULL;
+    size_t bytes = (size_t)image.out_height * (size_t)image.out_width * (colour == DN_GREY ? 1 : 3);
+    dn_error error;
+    if (image.height < 1 || image.width < 1 || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
+        colour > DN_GREY || (size_t)frame.len != 3 * (size_t)image.height * (size_t)image.width || table.len != 256 ||
+        (size_t)tensor.len != bytes) {
+        PyErr_SetString(PyExc_ValueError, "sizes of frame, table or tensor do not fit each other");
+        goto finally;
+    }
+    image.frame = frame.buf;
+    image.stride = 3 * (size_t)image.width;
+    image.colour = (dn_colour)colour;
+    image.table = table.buf;
+    Py_BEGIN_ALLOW_THREADS
+    dn_image_tensor(&image, tensor.buf, &error);
+    Py_END_ALLOW_THREADS
+    if (error.status == DN_OK) result = Py_NewRef(Py_None);
+    else PyErr_SetString(error.status == DN_NO_MEMORY ? PyExc_MemoryError : ((state *)PyModule_GetState(module))->model_error,
+                         error.text);
+finally:
+    PyBuffer_Release(&frame);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&tensor);
+    return result;
+}
+
 static PyMethodDef methods[] = {
+    {"image_tensor", image_tensor, METH_VARARGS, "Crop, resize, colour and quantise a frame into a tensor."},
     {"version", version, METH_NOARGS, "Version of the engine."},
     {"kernel_names", kernel_names, METH_NOARGS, "Instruction sets this build and this CPU have, best first."},
     {NULL, NULL, 0, NULL},

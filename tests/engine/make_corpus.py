@@ -1,5 +1,5 @@
-"""Writes the seeds of the fuzzer and of test_models.c: one small model per operator, and what LiteRT's reference kernels
-answer to the noise that test_models.c makes: python tests/engine/make_corpus.py device/csrc/fuzz/corpus.
+"""Writes the seeds of the fuzzer and of test_models.c: one small model per operator, and what LiteRT's reference
+kernels answer to the noise that test_models.c makes: python tests/engine/make_corpus.py device/csrc/fuzz/corpus.
 """
 
 import sys

@@ -104,8 +104,9 @@ def dense(draw):
 @st.composite
 def binaries(draw, name):
     shape = (draw(st.integers(1, 2)), draw(small), draw(small), draw(channels))
-    other = draw(st.sampled_from([shape, shape, (1, 1, 1, shape[3]), (shape[0], 1, 1, shape[3]), (1, 1, 1, 1), shape[3:],
-                                  (shape[0], shape[1], shape[2], 1)]))  # fmt: skip
+    row, repeated = shape[3:], (shape[0], shape[1], shape[2], 1)
+    others = [shape, shape, (1, 1, 1, shape[3]), (shape[0], 1, 1, shape[3]), (1, 1, 1, 1), row, repeated]
+    other = draw(st.sampled_from(others))
     rng = np.random.default_rng(draw(seeds))
     b = Builder()
     x = b.tensor(shape, draw(scales), draw(zeros))
@@ -253,6 +254,7 @@ STRATEGIES = {
     **{name: unaries(name) for name in ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "HARD_SWISH", "LOGISTIC", "TANH",
                                         "SOFTMAX", "QUANTIZE")},
     "borders": borders(),
-    **{name: moves(name) for name in ("PAD", "PADV2", "TRANSPOSE", "STRIDED_SLICE", "CONCATENATION", "SPLIT", "RESHAPE")},
+    **{name: moves(name) for name in ("PAD", "PADV2", "TRANSPOSE", "STRIDED_SLICE", "CONCATENATION", "SPLIT",
+                                      "RESHAPE")},
     **{name: resizes(name) for name in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")},
 }  # fmt: skip

@@ -13,6 +13,17 @@ class Model:
     def info(self) -> dict[str, Any]: ...
     def profile(self) -> list[dict[str, Any]]: ...
 
+def image_tensor(
+    frame: NDArray[Any],
+    frame_size: tuple[int, int],
+    box: tuple[int, int, int, int],
+    tensor_size: tuple[int, int],
+    area: bool,
+    colour: int,
+    table: NDArray[Any],
+    tensor: NDArray[Any],
+    /,
+) -> None: ...
 def version() -> str: ...
 def kernel_names() -> list[str]: ...
 

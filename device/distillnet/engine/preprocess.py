@@ -1,16 +1,23 @@
 """From a camera frame to a student's input tensor: crop, resize, colour, normalise, quantise.
 
-This is the documented reference; the native engine does the same in one pass over the frame.
+`image_tensor` does it in C, in one pass over the frame (device/csrc/image.c); `reference_tensor` is the definition, in
+NumPy. Both are in whole numbers, so every machine gives the same bits, within one step of OpenCV's INTER_AREA and
+INTER_LINEAR. Called by `Student`.
 """
 
-import cv2
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from distillnet.engine.backend import Zone
+from distillnet.engine import _engine
+from distillnet.engine.backend import ModelError, Zone
 from distillnet.proto.card import ImageInput
 
 Frame = NDArray[np.uint8]
+
+_COLOURS = {"bgr": 0, "rgb": 1, "grey": 2}  # dn_colour
+_GREY = np.array([3735, 19235, 9798], np.int64)  # BT.601 luma of B, G, R in 1/32768, as OpenCV's
 
 
 def image_tensor(
@@ -28,30 +35,90 @@ def image_tensor(
     Returns:
         int8 (1, spec.height, spec.width, 3 | 1).
 
+    Raises:
+        ModelError: not such a frame, a zone outside it, or more than 2^23 pixels.
+
     """
-    pixels = resized(crop(frame, zone), spec)
-    real = (pixels.astype(np.float32) - spec.mean) / spec.scale
-    quantised = np.clip(np.round(real / scale) + zero_point, -128, 127).astype(np.int8)
-    return quantised.reshape(1, spec.height, spec.width, -1)
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise ModelError(f"a frame must be uint8 (H, W, 3); got {frame.dtype} {frame.shape}")
+    height, width = frame.shape[:2]
+    box = zone_box(width, height, zone)
+    tensor = np.empty((1, spec.height, spec.width, 1 if spec.colour == "grey" else 3), np.int8)
+    area = _uses_area(spec, box)
+    table = _quantisation_table(spec.mean, spec.scale, scale, zero_point)
+    pixels = np.ascontiguousarray(frame)
+    try:
+        _engine.image_tensor(
+            pixels, (height, width), box, (spec.height, spec.width), area, _COLOURS[spec.colour], table, tensor
+        )
+    except _engine.LoadError as exc:
+        raise ModelError(str(exc)) from None
+    return tensor
+
+
+def reference_tensor(
+    frame: Frame, spec: ImageInput, scale: float, zero_point: int, zone: Zone | None = None
+) -> NDArray[np.int8]:
+    """Do what `image_tensor` does, by its definition; slow."""
+    box = zone_box(frame.shape[1], frame.shape[0], zone)
+    weights, denominator = (
+        (_overlaps, (box[2] - box[0]) * (box[3] - box[1]))
+        if _uses_area(spec, box)
+        else (_distances, 4 * spec.width * spec.height)
+    )
+    down = weights(box[3] - box[1], spec.height)
+    across = weights(box[2] - box[0], spec.width)
+    sums = np.einsum("yi,ijc,xj->yxc", down, crop(frame, zone).astype(np.int64), across, optimize=True)
+    pixels = (sums + denominator // 2) // denominator
+    if spec.colour == "rgb":
+        pixels = pixels[..., ::-1]
+    elif spec.colour == "grey":
+        pixels = ((pixels @ _GREY + (1 << 14)) >> 15)[..., np.newaxis]
+    tensor: NDArray[np.int8] = _quantisation_table(spec.mean, spec.scale, scale, zero_point)[pixels][np.newaxis]
+    return tensor
+
+
+def zone_box(width: int, height: int, zone: Zone | None) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom in pixels, at least one pixel wide and high."""
+    if zone is None:
+        return 0, 0, width, height
+    left, top = min(int(zone[0] * width), width - 1), min(int(zone[1] * height), height - 1)
+    return left, top, max(left + 1, round(zone[2] * width)), max(top + 1, round(zone[3] * height))
 
 
 def crop(frame: Frame, zone: Zone | None) -> Frame:
     """Return the view of a frame inside a zone, at least one pixel wide and high."""
-    if zone is None:
-        return frame
-    height, width = frame.shape[:2]
-    left, top = int(zone[0] * width), int(zone[1] * height)
-    right, bottom = max(left + 1, round(zone[2] * width)), max(top + 1, round(zone[3] * height))
+    left, top, right, bottom = zone_box(frame.shape[1], frame.shape[0], zone)
     return frame[top:bottom, left:right]
 
 
-def resized(frame: Frame, spec: ImageInput) -> Frame:
-    """Return the frame at the student's size and in its colour order; area when shrinking, bilinear otherwise."""
-    shrinking = frame.shape[0] >= spec.height and frame.shape[1] >= spec.width
-    method = cv2.INTER_AREA if spec.resize == "area" and shrinking else cv2.INTER_LINEAR
-    pixels = cv2.resize(frame, (spec.width, spec.height), interpolation=method)
-    if spec.colour == "rgb":
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if spec.colour == "grey":
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-    return pixels
+def _uses_area(spec: ImageInput, box: tuple[int, int, int, int]) -> bool:
+    """Overlaps when shrinking, distances otherwise."""
+    shrinking = box[3] - box[1] >= spec.height and box[2] - box[0] >= spec.width
+    return spec.resize == "area" and shrinking
+
+
+def _overlaps(size: int, out: int) -> NDArray[np.int64]:
+    """Weights (out, size) over `size`: source pixel i covers [i, i+1)·out, output pixel x covers [x, x+1)·size."""
+    i, x = np.arange(size), np.arange(out)[:, np.newaxis]
+    overlap: NDArray[np.int64] = np.minimum((i + 1) * out, (x + 1) * size) - np.maximum(i * out, x * size)
+    return np.maximum(overlap, 0)
+
+
+def _distances(size: int, out: int) -> NDArray[np.int64]:
+    """Weights (out, size) over 2·out: the centre of x lies at (2x+1)·size / (2·out) - 1/2; the border is repeated."""
+    weights = np.zeros((out, size), np.int64)
+    for x in range(out):
+        low, part = divmod((2 * x + 1) * size - out, 2 * out)
+        weights[x, max(low, 0)] += 2 * out - part
+        weights[x, min(low + 1, size - 1)] += part
+    return weights
+
+
+@lru_cache(maxsize=16)
+def _quantisation_table(mean: float, divisor: float, scale: float, zero_point: int) -> NDArray[np.int8]:
+    """Tensor value of each pixel value, int8 (256,): round half even of (pixel - mean) / divisor / scale, clamped."""
+    real = (np.arange(256, dtype=np.float32) - np.float32(mean)) / np.float32(divisor)
+    quantised = np.round(real / np.float32(scale)) + zero_point
+    table: NDArray[np.int8] = np.clip(quantised, -128, 127).astype(np.int8)
+    return table

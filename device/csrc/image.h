@@ -1,0 +1,32 @@
+/* From a camera frame to a student's input tensor in one pass: crop, resize, colour, quantise.
+ *
+ *     dn_image image = {.frame = pixels, .stride = 3 * width, …};
+ *     dn_error error;
+ *     if (dn_image_tensor(&image, tensor, &error) != DN_OK) …
+ *
+ * All in integers, so every machine gives the same bits; the definition is `distillnet.engine.preprocess`, in NumPy. A
+ * resized pixel is the exact weighted mean of source pixels, rounded half up: weights of INTER_AREA are overlaps, those of
+ * INTER_LINEAR distances, both whole numbers over a common denominator. */
+#ifndef DN_IMAGE_H
+#define DN_IMAGE_H
+
+#include "distillnet.h"
+
+typedef enum { DN_BGR, DN_RGB, DN_GREY } dn_colour;
+
+typedef struct {
+    const uint8_t *frame; /* (height, width, 3), BGR */
+    size_t stride;        /* bytes from row to row */
+    int32_t width, height;
+    int32_t left, top, right, bottom; /* the crop, right and bottom exclusive */
+    int32_t out_width, out_height;
+    int area; /* weights: 1 overlaps, for shrinking; 0 distances */
+    dn_colour colour;
+    const int8_t *table; /* [256]: pixel value to tensor value */
+} dn_image;
+
+/* tensor: int8 (out_height, out_width, 3 | 1). DN_BAD_CALL: a crop outside the frame, or none; DN_TOO_LARGE: a crop, or for
+ * distances a tensor, of more than 2^23 (2^21) pixels; DN_NO_MEMORY. */
+dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error);
+
+#endif

@@ -1,0 +1,72 @@
+"""The C pre-processing is the NumPy definition bit for bit, and OpenCV's within one step."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillnet.engine import ModelError
+from distillnet.engine.preprocess import image_tensor, reference_tensor
+from distillnet.proto.card import ImageInput
+
+IDENTITY = {"mean": 128.0, "scale": 1.0}  # with scale 1, zero point 0: tensor = pixel - 128
+
+
+def _frame(seed: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return frame if seed % 2 else cv2.GaussianBlur(frame, (5, 5), 0)
+
+
+@settings(deadline=None, max_examples=150, database=None)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    out=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    colour=st.sampled_from(["rgb", "bgr", "grey"]),
+    resize=st.sampled_from(["area", "bilinear"]),
+    zone=st.sampled_from(
+        [None, (0.0, 0.0, 1.0, 1.0), (0.25, 0.1, 0.75, 0.95), (0.5, 0.5, 0.51, 0.51), (0.9, 0.9, 1.0, 1.0)]
+    ),
+)
+def test_c_equals_definition(seed, size, out, colour, resize, zone) -> None:
+    spec = ImageInput(height=out[0], width=out[1], colour=colour, resize=resize, mean=120.0, scale=60.0)
+    frame = _frame(seed, *size)
+    got = image_tensor(frame, spec, 0.0173, -3, zone)
+    np.testing.assert_array_equal(got, reference_tensor(frame, spec, 0.0173, -3, zone))
+
+
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
+@pytest.mark.parametrize("size", [(720, 1280), (480, 640), (97, 193), (96, 96), (101, 96)])
+def test_within_one_step_of_opencv(size, resize) -> None:
+    frame = _frame(2, *size)
+    spec = ImageInput(height=96, width=96, colour="bgr", resize=resize, **IDENTITY)
+    method = cv2.INTER_AREA if resize == "area" else cv2.INTER_LINEAR
+    theirs = cv2.resize(frame, (96, 96), interpolation=method).astype(int)
+    ours = image_tensor(frame, spec, 1.0, 0)[0].astype(int) + 128
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_grey_is_within_one_step_of_opencv() -> None:
+    frame = _frame(1, 64, 64)
+    spec = ImageInput(height=64, width=64, colour="grey", **IDENTITY)
+    ours = image_tensor(frame, spec, 1.0, 0)[0, ..., 0].astype(int) + 128
+    assert np.abs(ours - cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)).max() <= 1
+
+
+def test_views_and_white_frames() -> None:
+    frame = np.full((400, 600, 3), 255, np.uint8)
+    spec = ImageInput(height=7, width=13, **IDENTITY)
+    assert (image_tensor(frame[::2, 5:500:3], spec, 1.0, 0) == 127).all()
+
+
+@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_other_arrays_are_refused(frame) -> None:
+    with pytest.raises(ModelError, match=r"must be uint8 \(H, W, 3\)"):
+        image_tensor(frame, ImageInput(height=2, width=2), 1.0, 0)
+
+
+def test_a_zone_outside_the_frame_is_refused() -> None:
+    with pytest.raises(ModelError, match="crop"):
+        image_tensor(np.zeros((8, 8, 3), np.uint8), ImageInput(height=2, width=2), 1.0, 0, (0.0, 0.0, 2.0, 1.0))
