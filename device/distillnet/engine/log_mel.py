@@ -41,7 +41,7 @@ def log_mel(samples: Samples, spec: AudioInput, rate_hz: int | None = None) -> N
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.window_samples) / spec.window_samples)
     magnitudes = np.abs(np.fft.rfft(windows * hann, spec.fft_samples))
     mel: NDArray[np.float64] = magnitudes @ mel_triangles(spec)
-    return (np.log(mel + spec.log_offset) - spec.mean) / spec.scale
+    return np.asarray((np.log(mel + spec.log_offset) - spec.mean) / spec.scale)
 
 
 def mel_triangles(spec: AudioInput) -> NDArray[np.float64]:
@@ -54,7 +54,7 @@ def mel_triangles(spec: AudioInput) -> NDArray[np.float64]:
     low, high = _mel(np.array([spec.low_hz, spec.high_hz]))
     step = (high - low) / (spec.mel_bands + 1)
     at = (_mel(frequencies)[:, np.newaxis] - low) / step - np.arange(spec.mel_bands)
-    weights = np.maximum(0.0, np.minimum(at, 2.0 - at))
+    weights: NDArray[np.float64] = np.maximum(0.0, np.minimum(at, 2.0 - at))
     weights[0] = 0.0
     return weights
 

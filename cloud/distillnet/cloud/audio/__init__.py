@@ -1,0 +1,1 @@
+"""Distilling students that hear: clips, teachers, augmentation, training, and their evaluation."""

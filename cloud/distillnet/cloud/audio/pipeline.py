@@ -1,0 +1,273 @@
+"""From an audio application file to a student: the module that wires the steps. Called by `distillnet distill`."""
+
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distillnet.cloud import application as applications
+from distillnet.cloud import report
+from distillnet.cloud.application import Application
+from distillnet.cloud.audio import finish, lessons, training
+from distillnet.cloud.audio.clips import Clip, digest_of, read_clips
+from distillnet.cloud.audio.latency import compare_latency
+from distillnet.cloud.audio.students import StudentShape, predict
+from distillnet.cloud.audio.teacher import Floats, SoundTeacher, load
+from distillnet.cloud.export import compare
+from distillnet.cloud.metrics import Ints, accuracy, confusion, softmax, wilson
+from distillnet.cloud.places import locate, write_whole
+from distillnet.cloud.progress import Steps
+from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_decision, one_hot
+from distillnet.proto.card import DataInfo, Metric
+from distillnet.proto.strict import ConfigError
+
+WINDOWS_PER_MINUTE, MOST_WINDOWS = 2000, 12000
+TRAINING_SHARE = 0.6
+STRANGE_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class _Split:
+    train: list[Clip]
+    validation: list[Clip]
+    test: list[Clip]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Windows of clips with their truth: `clip[i]` is window i's clip."""
+
+    features: Floats
+    truth: Ints
+    clip: Ints
+
+
+def distill(
+    file: Path | str,
+    out: Path | str,
+    *,
+    minutes: float | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Distil a student that hears from an application file.
+
+    Args:
+        file: the application file, modality "audio".
+        out: folder for `student.tflite`, `report.html` and `report.json`, made if need be.
+        minutes: of making lessons and training; None = what the file says.
+        seed: None = what the file says.
+        resume: accepted for the command's sake; a student that hears is trained in minutes, from the beginning.
+        quiet: show no progress on stderr.
+
+    Returns:
+        The report's facts, and where `student` and `report` lie.
+
+    Raises:
+        ConfigError: the file or its data is wrong.
+
+    """
+    del resume
+    path, directory = Path(file), Path(out)
+    application = applications.load(path)
+    minutes = application.search.minutes if minutes is None else minutes
+    seed = application.search.seed if seed is None else seed
+    steps = Steps(quiet=quiet)
+    begun = time.monotonic()
+    events = [event.name for event in application.event]
+    with steps.step("data", "reading sounds"):
+        teacher = load(application.teacher, path.parent)
+        for event in application.event:
+            teacher.classes.resolve(event.classes, event=event.name)
+        split = _divide(_clips(application, path.parent), events, application, seed)
+    count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS))
+    with steps.step("teacher", f"teacher hears {count} windows"):
+        taught = lessons.make(split.train, events, teacher, count, strange_share=STRANGE_SHARE, seed=seed)
+    with steps.step("distillation", "distillation"):
+        recipe = training.Recipe(seconds=minutes * 60 * TRAINING_SHARE)
+        student = training.train(taught, StudentShape(), recipe, seed=seed)
+    with steps.step("export", "int8 conversion and gate"):
+        converted = finish.convert(student, taught.features)
+        validation = _hear(split.validation, events, taught)
+        test = _hear(split.test, events, taught)
+        logits = converted.logits(validation.features)
+        rate = application.budget.false_alarm_rate or DEFAULT_FALSE_ALARM_RATE
+        decision = fit_decision(
+            logits, one_hot(validation.truth, len(events) + 1), validation.truth == len(events), rate
+        )
+    with steps.step("baselines", "latency and baselines"):
+        tested = converted.logits(test.features)
+        with_float = predict(student, torch.from_numpy(test.features).unsqueeze(1)).numpy()
+        gate = compare(tested, with_float, test.truth, converted.model.info["engine"])
+        speed = compare_latency(converted.flatbuffer, taught.spec, teacher)
+        rows = _baselines(
+            split, events, application, teacher, taught, softmax(tested, decision.temperature), test, seed
+        )
+    metrics = [_metric(row) for row in rows if row.get("chosen")]
+    data = [
+        DataInfo(name="own sounds", digest=digest_of([*split.train, *split.validation, *split.test]), n=_size(split))
+    ]
+    student_file = finish.packed(
+        converted,
+        application=application.application.name,
+        events=[(event.name, event.classes) for event in application.event],
+        decision=decision,
+        spec=taught.spec,
+        teacher=teacher,
+        data=data,
+        golden=taught.features,
+        metrics=metrics,
+        seed=seed,
+    )
+    scores = softmax(tested, decision.temperature)
+    facts: dict[str, Any] = {
+        "application": application.application.name,
+        "modality": "audio",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "threads": 1,
+        "student_bytes": len(student_file),
+        "student_latency_ms": speed["student_network_ms"],
+        "latency": speed,
+        "int8_loss": {"float": gate.float_figure, "int8": gate.int8_figure, "n": gate.n},
+        "events": [_event(application, index, scores, test.truth, decision) for index in range(len(events))],
+        "baselines": rows,
+        "confusion": {"labels": [*events, "other"], "matrix": confusion(scores, test.truth).tolist()},
+        "seconds": steps.seconds | {"total": time.monotonic() - begun},
+        "teacher": {"name": teacher.source, "source": teacher.source, "licence": "", "digest": teacher.digest},
+        "data": [info.model_dump() for info in data],
+        "splits": {name: len(getattr(split, name)) for name in ("train", "validation", "test")},
+        "seed": seed,
+        "notes": [
+            "Clips of one recording never straddle the split. Windows last about a second; a clip's answer is the mean "
+            "of its windows.",
+            f"Latency is per second of sound with the front-end, one thread, in turn with the teacher in LiteRT: "
+            f"{speed['student_ms_per_s']:.4f} ms against {speed['teacher_ms_per_s']:.3f} ms.",
+        ],
+    }
+    try:
+        write_whole(directory / "student.tflite", student_file)
+        report.write(directory, facts)
+    except OSError as exc:
+        raise ConfigError(f"{directory}: cannot be written: {exc.strerror}") from exc
+    return facts | {"student": str(directory / "student.tflite"), "report": str(directory / "report.html")}
+
+
+def _clips(application: Application, base: Path) -> list[Clip]:
+    clips: list[Clip] = []
+    if application.data.labelled is not None:
+        clips += read_clips(locate(application.data.labelled, base))
+    if application.data.negatives is not None:
+        clips += [
+            Clip(c.path, f"not {c.label}", c.group, c.samples)
+            for c in read_clips(locate(application.data.negatives, base))
+        ]
+    return clips
+
+
+def _divide(clips: list[Clip], events: list[str], application: Application, seed: int) -> _Split:
+    """Split by group, each label by itself."""
+    for event in events:
+        if not any(clip.label == event for clip in clips):
+            raise ConfigError(f"event {event!r}: [data] labelled has no sounds in a folder (or label) of that name")
+    rng = np.random.default_rng(seed)
+    parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
+    shares = (application.data.validation_share, application.data.test_share)
+    for label in sorted({clip.label for clip in clips}):
+        own = [clip for clip in clips if clip.label == label]
+        groups = sorted({clip.group for clip in own})
+        if len(groups) < 3:
+            raise ConfigError(f"data: {label!r} comes from {len(groups)} recordings; at least 3 are needed to split")
+        order = [groups[index] for index in rng.permutation(len(groups))]
+        held = [max(1, round(len(order) * share)) for share in shares]
+        places = {group: 1 if at < held[0] else 2 if at < sum(held) else 0 for at, group in enumerate(order)}
+        for clip in own:
+            parts[places[clip.group]].append(clip)
+    return _Split(*parts)
+
+
+def _hear(clips: list[Clip], events: list[str], taught: lessons.Lessons) -> _Heard:
+    features, truth, which = [], [], []
+    for index, clip in enumerate(clips):
+        windows = lessons.clip_windows(clip.samples, taught.spec)
+        features.append(lessons.features_of(windows, taught.spec))
+        truth += [events.index(clip.label) if clip.label in events else len(events)] * len(windows)
+        which += [index] * len(windows)
+    return _Heard(np.concatenate(features), np.array(truth, np.int64), np.array(which, np.int64))
+
+
+def _baselines(
+    split: _Split,
+    events: list[str],
+    application: Application,
+    teacher: SoundTeacher,
+    taught: lessons.Lessons,
+    scores: Floats,
+    test: _Heard,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Clip accuracy over the test clips: the teacher as it is, a probe on its features, the student."""
+    names = [*events, *sorted({clip.label for clip in split.train} - set(events))]
+    head = lessons.teacher_head(split.train, names, teacher, taught.spec, seed)
+    as_it_is, probe = [], []
+    for clip in split.test:
+        windows = lessons.clip_windows(clip.samples, taught.spec)
+        logits, embedding = teacher.hear(lessons.for_teacher(windows, teacher))
+        heard = teacher.probabilities(logits).mean(0)
+        own = [
+            max((heard[i] for i in teacher.classes.resolve(e.classes, event=e.name)), default=0.0)
+            for e in application.event
+        ]
+        as_it_is.append([*own, max(0.0, 0.5 - max(own))])
+        with torch.inference_mode():
+            said = torch.softmax(head(torch.from_numpy(embedding)), 1).mean(0).numpy()
+        probe.append([*said[: len(events)], said[len(events) :].sum()])
+    student = [scores[test.clip == index].mean(0) for index in range(len(split.test))]
+    truth = np.array([events.index(c.label) if c.label in events else len(events) for c in split.test], np.int64)
+    rows = []
+    for name, values in (("teacher as it is", as_it_is), ("probe on its features", probe), ("student, int8", student)):
+        if name == "teacher as it is" and not any(event.classes for event in application.event):
+            continue
+        figure = accuracy(np.array(values, np.float32), truth)
+        row = {"name": name, "metric": "clip accuracy", "value": figure.value, "split": "test", "n": figure.n}
+        rows.append(row | {"ci_low": figure.low, "ci_high": figure.high, "chosen": name.startswith("student")})
+    return rows
+
+
+def _metric(row: dict[str, Any]) -> Metric:
+    return Metric(
+        name=row["metric"],
+        value=row["value"],
+        ci_low=row["ci_low"],
+        ci_high=row["ci_high"],
+        dataset="own",
+        split="test",
+        n=row["n"],
+    )
+
+
+def _event(application: Application, index: int, scores: Floats, truth: Ints, decision: Decision) -> dict[str, Any]:
+    event = application.event[index]
+    threshold = decision.enter[index]
+    own = truth == index
+    hits = int((scores[own, index] >= threshold).sum())
+    figure = wilson(hits, int(own.sum()))
+    return {
+        "name": event.name,
+        "classes": event.classes,
+        "threshold": threshold,
+        "exit_threshold": decision.leave[index],
+        "recall": figure.value,
+        "recall_ci": [figure.low, figure.high],
+        "n": figure.n,
+    }
+
+
+def _size(split: _Split) -> int:
+    return len(split.train) + len(split.validation) + len(split.test)

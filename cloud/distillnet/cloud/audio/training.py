@@ -1,0 +1,85 @@
+"""Teaching a student to hear: the events, the teacher's many classes through a throw-away head, and its features."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillnet.cloud.audio.lessons import Lessons
+from distillnet.cloud.audio.students import DsCnn, StudentShape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained. `distilled=False` is the control: the labels alone."""
+
+    epochs: int = 24
+    batch: int = 96
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    distilled: bool = True
+    head_weight: float = 0.7
+    """Of what the teacher's head says, against the labels."""
+    classes_weight: float = 1.0
+    features_weight: float = 1.0
+    seconds: float = 600.0
+    """Training stops at the end of the epoch that passes this."""
+
+
+def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 0) -> DsCnn:
+    """Train a student; returns it in evaluation mode."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    student = DsCnn(shape, lessons.truth.shape[1])
+    classes = nn.Linear(student.features, lessons.logits.shape[1])
+    features = nn.Linear(student.features, lessons.embedding.shape[1])
+    both = nn.ModuleList([student, classes, features])
+    x = torch.from_numpy(lessons.features).unsqueeze(1)
+    truth = torch.from_numpy(lessons.truth)
+    wanted = truth if not recipe.distilled else _between(truth, torch.from_numpy(lessons.taught), recipe.head_weight)
+    heard = torch.sigmoid(torch.from_numpy(lessons.logits).clamp(-20, 20))
+    embedding = torch.from_numpy(lessons.embedding)
+    embedding = (embedding - embedding.mean(0)) / (embedding.std(0) + 1e-2)
+    optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    per_epoch = math.ceil(len(x) / recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=per_epoch * recipe.epochs, pct_start=0.15
+    )
+    begun = time.monotonic()
+    for _ in range(recipe.epochs):
+        both.train()
+        order = torch.from_numpy(rng.permutation(len(x)))
+        for at in torch.tensor_split(order, range(recipe.batch, len(x), recipe.batch)):
+            pooled = student.embed(_varied(x[at], rng))
+            loss = F.cross_entropy(student.classify(student.dropout(pooled)), wanted[at])
+            if recipe.distilled:
+                loss = loss + recipe.classes_weight * 20 * F.binary_cross_entropy_with_logits(
+                    classes(pooled), heard[at]
+                )
+                loss = loss + recipe.features_weight * F.smooth_l1_loss(features(pooled), embedding[at])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+        if time.monotonic() - begun > recipe.seconds:
+            break
+    return student.eval()
+
+
+def _between(truth: Tensor, taught: Tensor, weight: float) -> Tensor:
+    return (1 - weight) * truth + weight * taught
+
+
+def _varied(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """SpecAugment and a small shift in time: what costs nothing and changes no answer. x: (N, 1, frames, bands)."""
+    frames, bands = x.shape[2], x.shape[3]
+    x = torch.roll(x, int(rng.integers(-3, 4)), dims=2).clone()
+    width, begin = int(rng.integers(0, bands // 5 + 1)), int(rng.integers(0, bands))
+    x[:, :, :, begin : begin + width] = 0
+    width, begin = int(rng.integers(0, frames // 5 + 1)), int(rng.integers(0, frames))
+    x[:, :, begin : begin + width] = 0
+    return x
