@@ -24,7 +24,7 @@ class Checkpoint:
             return None
         try:
             state: dict[str, Any] = torch.load(self._path, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
             return None
         return state["state"] if state.get("key") == self._key else None
 

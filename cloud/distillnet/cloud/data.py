@@ -22,6 +22,7 @@ SEGMENT_FRAMES = 8
 FRAMES_PER_VIDEO = 160
 UNSEEN_SHARE = 0.2
 FEWEST_NEGATIVE_CLASSES = 8
+FEWEST_GROUPS = 12
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def _split(items: list[Item], other: int, validation: float, test: float, seed: 
     result = list(items)
     for groups in strata.values():
         order = sorted(groups, key=lambda group: _rank(group, seed))
+        if len(order) < FEWEST_GROUPS and None in {items[i].label for group in order for i in groups[group]}:
+            continue  # too few of them to spare one: all are trained on
         tests, validations = round(len(order) * test), round(len(order) * validation)
         for place, group in enumerate(order):
             split: Split = "test" if place < tests else "validation" if place < tests + validations else "train"

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from distillnet.cloud.checkpoint import Checkpoint
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
+from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil, predict
+from distillnet.proto.strict import ConfigError
+
+SHAPE = CoreShape(8, (BlockShape(8, 16, 16, 3, 2, expands=True, residual=False),), 16)
+
+
+def lessons(count=48) -> Lessons:
+    """Bright pictures are output 0, dark ones output 1."""
+    rng = np.random.default_rng(0)
+    bright = np.arange(count) % 2 == 0
+    pixels = (rng.integers(0, 60, (count, 16, 16, 3)) + 180 * bright[:, None, None, None]).astype(np.uint8)
+    wanted = np.stack([bright, ~bright], 1).astype(np.float32)
+    logits = np.concatenate([wanted * 4, np.zeros((count, 1), np.float32)], 1)
+    features = np.repeat(wanted, 3, axis=1)
+    return Lessons(pixels, wanted, logits, features, balanced(wanted), 127.0, 128.0)
+
+
+def student(seed=0):
+    torch.manual_seed(seed)
+    return Classifier(CoreNet(SHAPE), 16, 2), ThrowAwayHead(16, torch.nn.Linear(6, 3), 3)
+
+
+def test_a_student_learns_and_the_same_seed_and_steps_give_the_same_student():
+    weights = []
+    for _ in range(2):
+        net, away = student()
+        distil(net, away, lessons(), Recipe(seconds=60, steps=60, batch=16), seed=5)
+        weights.append(torch.cat([p.flatten() for p in net.parameters()]))
+    assert torch.equal(*weights)
+    material = lessons()
+    decided = predict(net, material.pixels, 127.0, 128.0).argmax(1)
+    assert (decided == material.wanted.argmax(1)).mean() > 0.9
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "key")
+    net, away = student()
+    done = []
+
+    def interrupt(amount, note=""):
+        done.append(amount)
+        if len(done) == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recipe = Recipe(seconds=60, steps=20, batch=8, keep_every_s=0)
+        distil(net, away, lessons(), recipe, seed=1, advance=interrupt, keep=checkpoint.keep)
+    state = checkpoint.load()
+    assert state is not None
+    assert state["step"] == 9
+    net, away = student(seed=7)
+    curve = distil(net, away, lessons(), Recipe(seconds=60, steps=20, batch=8), seed=1, resume_from=state)
+    assert curve[-1]["step"] == 20
+
+
+def test_a_checkpoint_of_another_run_or_a_broken_one_is_ignored(tmp_path):
+    Checkpoint(tmp_path, "a").keep({"step": 1})
+    assert Checkpoint(tmp_path, "b").load() is None
+    assert Checkpoint(tmp_path, "a").load() == {"step": 1}
+    (tmp_path / ".distil.pt").write_bytes(b"half")
+    assert Checkpoint(tmp_path, "a").load() is None
+
+
+def test_a_loss_that_is_no_number_is_an_error():
+    net, away = student()
+    material = lessons()
+    material.logits[:] = np.nan
+    with pytest.raises(ConfigError, match="diverged"):
+        distil(net, away, material, Recipe(seconds=60, steps=5, batch=8), seed=0)
