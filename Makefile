@@ -72,6 +72,10 @@ test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
 
+eval-vision: $(VENV)/.deps ## The essential core against its controls; hours, resumable (ARGS="--minutes 60 --steps 2000 --seeds 3")
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python -m distillnet.cloud.evaluation $(ARGS)
+
 bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 500,1000,2000")
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/cloud/fleet/bench_fleet.py $(ARGS)

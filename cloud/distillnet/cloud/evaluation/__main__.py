@@ -1,0 +1,79 @@
+"""`python -m distillnet.cloud.evaluation`: see `--help`."""
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from distillnet.proto.strict import ConfigError, nearest
+
+
+def _command(
+    archive: Path = typer.Option(
+        Path(os.environ.get("DISTILLNET_DATA", "../shared/data")) / "tiny-imagenet-apps.zip",
+        help="Tiny-ImageNet applications",
+    ),
+    results: Path = typer.Option(Path("docs/eval-vision.json"), help="results so far; gone on with"),
+    page: Path = typer.Option(Path("docs/eval-vision.md"), help="the page written from them"),
+    applications: str = typer.Option("backyard,street,kitchen", help="separated by commas"),
+    arms: str = typer.Option("", help="separated by commas [default: all]"),
+    seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
+    steps: int = typer.Option(600, min=1, help="of training, the same for every arm"),
+    budget_macs: float = typer.Option(24e6, min=1e5, help="multiply-accumulates a student may cost"),
+    minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
+    threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
+) -> None:
+    """Compare the essential core with its controls, on pictures the students have never seen.
+
+    Resumable: a job that is in the results is not run again. Writes results after every job and the page at the end.
+
+    Example: python -m distillnet.cloud.evaluation --applications backyard --steps 300 --minutes 20
+    """
+    import torch
+
+    from distillnet.cloud.application import TeacherSection
+    from distillnet.cloud.evaluation import summary, vision
+    from distillnet.cloud.evaluation.arms import ARMS, Settings
+    from distillnet.cloud.evaluation.tiny_imagenet import Archive
+    from distillnet.cloud.places import cache_directory
+    from distillnet.cloud.progress import Steps
+    from distillnet.cloud.teacher import load
+
+    chosen = arms.split(",") if arms else list(ARMS)
+    for arm in chosen:
+        if arm not in ARMS:
+            raise ConfigError(f"--arms: there is no arm {arm!r}{nearest(arm, list(ARMS))}")
+    if threads:
+        torch.set_num_threads(threads)
+    vision.run(
+        Archive(archive),
+        load(TeacherSection(), Path()),
+        results,
+        applications=applications.split(","),
+        arms=chosen,
+        seeds=range(seeds),
+        settings=Settings(steps=steps, budget_macs=budget_macs),
+        minutes=minutes,
+        cache=cache_directory(),
+        steps=Steps(),
+    )
+    done = vision.read(results)
+    if done:
+        summary.write(done, page, os.path.relpath(results, page.parent))
+
+
+def main() -> None:
+    """Run; a user's error is one message on stderr and exit status 2."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(_command)
+    try:
+        app(prog_name="python -m distillnet.cloud.evaluation")
+    except ConfigError as exc:
+        Console(stderr=True, highlight=False).print(f"error: {exc}", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The arms of the comparison: what a student could have been instead.
+
+Every trained arm sees the same pictures, the same teacher, the same recipe and the same number of steps, and may cost
+the same multiply-accumulates; only the fine-tuned teacher costs more and is there as the ceiling.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from distillnet.cloud.candidate import essential_core
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs
+from distillnet.cloud.evaluation.tiny_imagenet import Task
+from distillnet.cloud.metrics import Floats
+from distillnet.cloud.probe import apply_probe, fit_probe
+from distillnet.cloud.progress import Advance
+from distillnet.cloud.rejection import one_hot
+from distillnet.cloud.relevance import Criterion
+from distillnet.cloud.teacher import Teacher, normalise
+from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil
+from distillnet.cloud.views import shrink_all
+from distillnet.cloud.wanted import restricted
+
+RELEVANCE_PICTURES = 512
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all arms share."""
+
+    resolution: int = 96
+    budget_macs: float = 24e6
+    steps: int = 600
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is computed once per application and seed."""
+
+    task: Task
+    teacher: Teacher
+    classifier: Classifier
+    probe: nn.Module
+    wanted: Floats
+    lessons: Lessons
+    settings: Settings
+    seed: int
+
+    @property
+    def outputs(self) -> int:
+        """How many there are: the events and `other`."""
+        return len(self.task.events) + 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm became: scores float32 (N, K+1) on `val` and `unseen`, or the network that gives them."""
+
+    macs: float
+    scores: tuple[Floats, Floats] | None = None
+    network: Classifier | None = None
+    curve: tuple[dict[str, float], ...] = ()
+
+
+def prepare(task: Task, teacher: Teacher, settings: Settings, seed: int) -> Ground:
+    """Fit the probe and render the lessons.
+
+    Raises:
+        AssertionError: the teacher is of a family that cannot be cut.
+
+    """
+    classifier = teacher.classifier
+    assert classifier is not None
+    wanted = one_hot(task.train.labels, len(task.events) + 1)
+    lessons = Lessons(
+        pixels=shrink_all(task.train.pixels, settings.resolution),
+        wanted=wanted,
+        logits=task.train.logits,
+        features=task.train.features,
+        weights=balanced(wanted),
+        mean=teacher.mean,
+        scale=teacher.scale,
+    )
+    probe = fit_probe(task.train.features, wanted, seed=seed)
+    return Ground(task, teacher, classifier, probe, wanted, lessons, settings, seed)
+
+
+def _zero_shot(ground: Ground, advance: Advance) -> Outcome:
+    task = ground.task
+    scores = [restricted(part.logits, task.event_classes) for part in (task.val, task.unseen)]
+    return Outcome(_teacher_macs(ground), (scores[0], scores[1]))
+
+
+def _probe(ground: Ground, advance: Advance) -> Outcome:
+    task = ground.task
+    scores = [_softmax(apply_probe(ground.probe, part.features)) for part in (task.val, task.unseen)]
+    return Outcome(_teacher_macs(ground), (scores[0], scores[1]))
+
+
+def _cut(criterion: Criterion, *, fresh: bool = False) -> "Arm":
+    """Cut by a criterion; `fresh` keeps the shape and throws the teacher's weights away."""
+
+    def run(ground: Ground, advance: Advance) -> Outcome:
+        rng = np.random.default_rng([ground.seed, 23])
+        chosen = rng.choice(len(ground.wanted), RELEVANCE_PICTURES, p=ground.lessons.weights)
+        candidate = essential_core(
+            ground.classifier,
+            ground.probe,
+            normalise(ground.lessons.pixels[chosen], ground.teacher.mean, ground.teacher.scale),
+            ground.wanted[chosen],
+            budget_macs=ground.settings.budget_macs,
+            criterion=criterion,
+            seed=ground.seed,
+        )
+        student = candidate.student
+        if fresh:
+            core = student.core
+            assert isinstance(core, CoreNet)
+            student = _from_scratch(core.shape, ground)
+        return _train(student, ground, advance)
+
+    return run
+
+
+def _compact(ground: Ground, advance: Advance) -> Outcome:
+    return _train(_from_scratch(_slim_shape(ground), ground), ground, advance)
+
+
+def _fine_tuned(ground: Ground, advance: Advance) -> Outcome:
+    torch.manual_seed(ground.seed)
+    core = copy.deepcopy(ground.classifier.core)
+    assert isinstance(core, CoreNet)
+    return _train(Classifier(core, core.shape.head, ground.outputs), ground, advance)
+
+
+Arm = Callable[[Ground, Advance], Outcome]
+
+ARMS: dict[str, tuple[Arm, str]] = {
+    "core": (_cut("taylor"), "the essential core: cut where the application's loss says, then distilled"),
+    "zero-shot": (_zero_shot, "the teacher as it is, asked about the events; 128 px"),
+    "probe": (_probe, "a small classifier on the teacher's features; costs as much as the teacher; 128 px"),
+    "random": (_cut("random"), "cut at random, then distilled"),
+    "magnitude": (_cut("magnitude"), "cut by the size of weights, which knows no application, then distilled"),
+    "activation": (_cut("activation"), "cut by mean activation on the application's pictures, then distilled"),
+    "reinitialised": (_cut("taylor", fresh=True), "the essential core's shape with fresh weights, distilled"),
+    "compact": (_compact, "the teacher's shape, uniformly slim, fresh weights, distilled"),
+    "fine-tuned": (_fine_tuned, "the whole teacher, trained in the same way: the ceiling at this resolution"),
+}
+
+
+def network_macs(network: Classifier, resolution: int) -> int:
+    """Count multiply-accumulates of one picture."""
+    assert isinstance(network.core, CoreNet)
+    return macs(network.core.shape, resolution, network.classify.out_features)
+
+
+def _train(student: Classifier, ground: Ground, advance: Advance) -> Outcome:
+    classes = ground.classifier.classify
+    throw_away = ThrowAwayHead(student.classify.in_features, classes, classes.out_features)
+    recipe = Recipe(seconds=float("inf"), steps=ground.settings.steps, batch=ground.settings.batch)
+    curve = distil(student, throw_away, ground.lessons, recipe, seed=ground.seed, advance=advance)
+    return Outcome(network_macs(student, ground.settings.resolution), network=student, curve=tuple(curve))
+
+
+def _from_scratch(shape: CoreShape, ground: Ground) -> Classifier:
+    torch.manual_seed(ground.seed)
+    return Classifier(CoreNet(shape), shape.head, ground.outputs)
+
+
+def _slim_shape(ground: Ground) -> CoreShape:
+    """Scale every width of the teacher by one factor, in steps of 8, to just within the budget."""
+    core = ground.classifier.core
+    assert isinstance(core, CoreNet)
+    factors = np.linspace(1.0, 0.1, 181)
+    for factor in factors:
+        shape = slimmed(core.shape, float(factor))
+        if macs(shape, ground.settings.resolution, ground.outputs) <= ground.settings.budget_macs:
+            return shape
+    return slimmed(core.shape, float(factors[-1]))
+
+
+def slimmed(shape: CoreShape, factor: float) -> CoreShape:
+    """Return a shape with every width scaled, at least 8 and a multiple of 8."""
+
+    def width(channels: int) -> int:
+        return max(8, round(channels * factor / 8) * 8)
+
+    def block(old: BlockShape) -> BlockShape:
+        into = width(old.into)
+        expanded = width(old.expanded) if old.expands else into
+        return replace(old, into=into, expanded=expanded, out=width(old.out))
+
+    return CoreShape(width(shape.stem), tuple(block(old) for old in shape.blocks), width(shape.head))
+
+
+def _teacher_macs(ground: Ground) -> int:
+    return network_macs(ground.classifier, ground.teacher.resolution)
+
+
+def _softmax(logits: Floats) -> Floats:
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

@@ -1,0 +1,138 @@
+"""The comparison as a page: tables by application and one figure, written from the results and nothing else."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distillnet.cloud.evaluation.arms import ARMS
+from distillnet.cloud.places import write_whole
+from distillnet.cloud.report_figures import comparison
+
+Result = Mapping[str, Any]
+
+_INTRODUCTION = """# Does the essential core earn its keep?
+
+Written by `make eval-vision` from [{name}]({name}), which has every figure with its interval, seed, settings, learning
+curve and provenance. Applications on Tiny-ImageNet (64×64 pictures, enlarged). Every trained arm sees the same
+{train} pictures for the same {steps} steps of {batch} and may cost {budget:.0f} M multiply-accumulates at {side} px;
+`fine-tuned`, `probe` and `zero-shot` cost what the teacher costs and are there for comparison.
+
+- **macro recall**: mean recall of the events and `other`, on `val` (negatives of classes that were trained on).
+- **recall at 1 %**: share of event pictures recognised when 1 % of the pictures of 40 classes that nothing was
+  trained on raise a false alarm. The threshold is set on those negatives themselves, for every arm alike.
+- Where an arm was exported, figures are of its int8 file in the engine; a second line is the float network in torch.
+- Intervals are 95 % over pictures of one seed. With several seeds: the mean, and in parentheses the range over seeds.
+"""
+
+
+def write(results: Sequence[Result], page: Path, name: str) -> None:
+    """Write the page and, beside it, its figure `<page's stem>.svg`.
+
+    Args:
+        results: as in the file of results; of several settings, only those of the latest are shown.
+        page: the Markdown file.
+        name: of the file of results, linked from the page.
+
+    """
+    shown = _latest_settings(results)
+    applications = list(dict.fromkeys(result["application"] for result in shown))
+    settings = shown[0]["settings"]
+    trained = sorted({f"{result['n']['train']:,}" for result in shown})
+    text = _INTRODUCTION.format(
+        name=name,
+        train=" or ".join(trained),
+        steps=settings["steps"],
+        batch=settings["batch"],
+        budget=settings["budget_macs"] / 1e6,
+        side=settings["resolution"],
+    )
+    text += f"\n![recall at 1 % false alarms by arm]({page.stem}.svg)\n"
+    for application in applications:
+        text += _application(application, [r for r in shown if r["application"] == application])
+    text += _arms() + _provenance(shown)
+    write_whole(page, text.encode())
+    write_whole(page.with_suffix(".svg"), comparison(_points(shown)).encode())
+
+
+def _latest_settings(results: Sequence[Result]) -> list[Result]:
+    settings = results[-1]["settings"]
+    return [result for result in results if result["settings"] == settings]
+
+
+def _application(name: str, results: Sequence[Result]) -> str:
+    first = results[0]
+    lines = [
+        f"\n## {name}\n",
+        f"{first['n']['train']:,} pictures to train on; judged on {first['n']['val']:,} of `val` and "
+        f"{first['n']['unseen']:,} of unseen classes.\n",
+        "| arm | M MACs | int8 ms | macro recall | recall at 1 % | seeds |",
+        "|---|---:|---:|---|---|---:|",
+    ]
+    for arm in (arm for arm in ARMS if any(result["arm"] == arm for result in results)):
+        of_arm = [result for result in results if result["arm"] == arm]
+        latency = [result["latency_ms"] for result in of_arm if "latency_ms" in result]
+        cells = []
+        for metric in ("macro_recall", "recall_at_1_percent"):
+            cell = _cell([_best(result)[metric] for result in of_arm])
+            if "int8" in of_arm[0]:
+                cell += f"<br>float {statistics.mean(result['float'][metric]['value'] for result in of_arm):.3f}"
+            cells.append(cell)
+        shown_latency = f"{statistics.median(latency):.2f}" if latency else "–"
+        macs = statistics.mean(result["macs"] for result in of_arm) / 1e6
+        lines.append(f"| {arm} | {macs:.1f} | {shown_latency} | {cells[0]} | {cells[1]} | {len(of_arm)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _best(result: Result) -> Result:
+    """The figures that count: of the int8 file where there is one."""
+    figures: Result = result.get("int8") or result["float"]
+    return figures
+
+
+def _cell(figures: Sequence[Result]) -> str:
+    values = [figure["value"] for figure in figures]
+    if len(figures) == 1:
+        return f"**{values[0]:.3f}** [{figures[0]['ci_low']:.3f}, {figures[0]['ci_high']:.3f}]"
+    return f"**{statistics.mean(values):.3f}** ({min(values):.3f}–{max(values):.3f})"
+
+
+def _arms() -> str:
+    return "\n## The arms\n\n" + "".join(f"- **{name}**: {what}.\n" for name, (_, what) in ARMS.items())
+
+
+def _provenance(results: Sequence[Result]) -> str:
+    last = results[-1]["provenance"]
+    seconds = sum(result["seconds"]["total"] for result in results)
+    engines = {f"{r['engine']['engine']} ({r['engine']['kernels']})" for r in results if "engine" in r}
+    return (
+        f"\n## Provenance\n\n{len(results)} jobs, {seconds / 60:.0f} minutes in all, last {last['created']}, revision "
+        f"`{last['revision']}`; {last['machine']}, torch {last['torch']} on {last['threads']} threads; latency: median "
+        f"of one thread, {', '.join(sorted(engines)) or 'no export'}, beside whatever else the machine did. Teacher "
+        f"`{last['teacher']['source']}` at {last['teacher']['resolution']} px. Data `{last['data'][:23]}…`.\n"
+    )
+
+
+def _points(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
+    """Rows for the figure, by application: mean over seeds; the interval of one seed or the range of several."""
+    points: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        rows = points.setdefault(result["application"], [])
+        if any(row["name"] == result["arm"] for row in rows):
+            continue
+        same = [r for r in results if (r["application"], r["arm"]) == (result["application"], result["arm"])]
+        figures = [_best(r)["recall_at_1_percent"] for r in same]
+        values = [figure["value"] for figure in figures]
+        alone = len(figures) == 1
+        rows.append(
+            {
+                "name": result["arm"],
+                "value": statistics.mean(values),
+                "ci_low": figures[0]["ci_low"] if alone else min(values),
+                "ci_high": figures[0]["ci_high"] if alone else max(values),
+                "chosen": result["arm"] == "core",
+            }
+        )
+    for rows in points.values():
+        rows.sort(key=lambda row: -row["value"])
+    return points

@@ -1,0 +1,177 @@
+"""The comparison runs every arm on equal terms, goes on where it stopped, and shows what it measured."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from distillnet.cloud.classes import ClassList
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs
+from distillnet.cloud.evaluation import summary, vision
+from distillnet.cloud.evaluation.arms import ARMS, Settings, slimmed
+from distillnet.cloud.evaluation.tiny_imagenet import Archive, load
+from distillnet.cloud.progress import Steps
+from distillnet.cloud.teacher import Floats, Pixels, Teacher
+from distillnet.proto.strict import ConfigError
+
+COLOURS = {"n07747607": (0, 120, 255), "n07749582": (0, 240, 240), "n01629819": (60, 60, 60), "n02125311": (90, 60, 40)}
+CLASSES = {
+    "names": {},
+    "applications": {"fruit": {"orange": ["n07747607"], "lemon": ["n07749582"]}},
+    "seen_negatives": ["n01629819"],
+    "unseen_negatives": ["n02125311"],
+}
+SETTINGS = Settings(resolution=32, budget_macs=6e5, steps=2, batch=8)
+
+
+def _archive(path: Path) -> Archive:
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("classes.json", json.dumps(CLASSES))
+        for wordnet, colour in COLOURS.items():
+            for split in ("unseen",) if wordnet == "n02125311" else ("train", "val"):
+                for number in range(12):
+                    picture = np.clip(np.array(colour) + rng.integers(-30, 31, (64, 64, 3)), 0, 255).astype(np.uint8)
+                    file.writestr(f"{split}/{wordnet}/{number}.JPEG", cv2.imencode(".jpg", picture)[1].tobytes())
+    return Archive(path)
+
+
+class _Counting:
+    """The teacher's forward pass, and how many pictures it was asked about."""
+
+    def __init__(self, network: Classifier) -> None:
+        self.network, self.asked = network, 0
+
+    def __call__(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        self.asked += len(pixels)
+        with torch.inference_mode():
+            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127).div(128)
+            features = self.network.core(x)
+            return self.network.classify(features).numpy(), features.numpy()
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    """A small network of the family that can be cut, with ImageNet's classes."""
+    torch.manual_seed(0)
+    blocks = (
+        BlockShape(16, 16, 16, 3, 1, False, True),
+        BlockShape(16, 48, 16, 3, 2, True, False),
+        BlockShape(16, 48, 16, 3, 1, True, True),
+        BlockShape(16, 48, 24, 3, 2, True, False),
+    )
+    network = Classifier(CoreNet(CoreShape(16, blocks, 64)), 64, 1000).eval()
+    return Teacher(
+        source="small", classes=ClassList.imagenet(), resolution=32, native_resolution=32, mean=127.0, scale=128.0,
+        digest="sha256:" + "0" * 64, licence="", forward=_Counting(network), module=network,
+    )  # fmt: skip
+
+
+def _run(tmp_path: Path, teacher: Teacher, arms: Sequence[str], **changes: Any) -> int:
+    options: dict[str, Any] = {"seeds": [0], "settings": SETTINGS, "minutes": 5.0} | changes
+    return vision.run(
+        _archive(tmp_path / "tiny.zip"), teacher, tmp_path / "results.json", applications=["fruit"], arms=arms,
+        cache=tmp_path / "cache", steps=Steps(quiet=True), **options,
+    )  # fmt: skip
+
+
+def test_the_archive_gives_labels_by_event_and_keeps_unseen_classes_apart(tmp_path: Path, teacher: Teacher) -> None:
+    task = load(_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
+    assert task.events == ("orange", "lemon")
+    assert task.event_classes == ((950,), (951,))
+    assert np.bincount(task.train.labels).tolist() == [12, 12, 12]
+    assert task.unseen.labels.tolist() == [2] * 12
+    orange = task.train.pixels[task.train.labels == 0].mean((0, 1, 2))
+    assert orange[0] > orange[1] > orange[2]
+
+
+def test_the_teacher_is_asked_once(tmp_path: Path, teacher: Teacher) -> None:
+    archive = _archive(tmp_path / "tiny.zip")
+    for _ in range(2):
+        task = load(archive, "fruit", teacher, tmp_path / "cache", Steps(quiet=True))
+    assert teacher.forward.asked == 84  # type: ignore[attr-defined]
+    assert len(task.train.logits) == 36
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("readme", "nothing")
+    with pytest.raises(ConfigError, match=r"x\.zip: expected Tiny-ImageNet"):
+        Archive(tmp_path / "x.zip")
+    with pytest.raises(ConfigError, match="'fruits' is not in the archive; did you mean 'fruit'"):
+        _archive(tmp_path / "tiny.zip").outputs_of("fruits")
+
+
+def test_a_run_goes_on_with_what_is_missing(tmp_path: Path, teacher: Teacher) -> None:
+    assert _run(tmp_path, teacher, ["zero-shot", "probe"], minutes=0.0) == 2
+    assert _run(tmp_path, teacher, ["zero-shot"]) == 0
+    first = vision.read(tmp_path / "results.json")
+    assert _run(tmp_path, teacher, ["zero-shot", "probe"]) == 0
+    both = vision.read(tmp_path / "results.json")
+    assert [result["arm"] for result in both] == ["zero-shot", "probe"]
+    assert both[0] == first[0]
+    assert both[1]["provenance"]["data"].startswith("sha256:")
+    assert both[1]["float"]["macro_recall"]["value"] > 0.9  # plain colours: even a random network tells them apart
+
+
+def test_results_that_are_not_ours_are_left_alone(tmp_path: Path, teacher: Teacher) -> None:
+    (tmp_path / "results.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a file of this comparison"):
+        _run(tmp_path, teacher, ["zero-shot"])
+
+
+def test_a_slim_shape_scales_every_width(teacher: Teacher) -> None:
+    core = teacher.classifier.core  # type: ignore[union-attr]
+    half = slimmed(core.shape, 0.5)  # type: ignore[arg-type]
+    assert (half.stem, half.head) == (8, 32)
+    assert [(b.into, b.expanded, b.out) for b in half.blocks] == [(8, 8, 8), (8, 24, 8), (8, 24, 8), (8, 24, 16)]
+    assert macs(half, 32) < macs(core.shape, 32) / 2  # type: ignore[arg-type]
+    CoreNet(half)(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.slow
+def test_every_arm_runs_within_its_budget_and_is_judged_as_int8(tmp_path: Path, teacher: Teacher) -> None:
+    assert _run(tmp_path, teacher, list(ARMS)) == 0
+    results = {result["arm"]: result for result in vision.read(tmp_path / "results.json")}
+    assert set(results) == set(ARMS)
+    for arm in ("core", "random", "magnitude", "activation", "reinitialised", "compact"):
+        assert results[arm]["macs"] <= 1.1 * SETTINGS.budget_macs
+        assert results[arm]["int8"]["macro_recall"]["n"] == 36
+        assert results[arm]["latency_ms"] > 0
+    assert results["fine-tuned"]["macs"] > SETTINGS.budget_macs
+    summary.write(list(results.values()), tmp_path / "page.md", "results.json")
+    assert "| core |" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def _result(arm: str, seed: int, value: float, steps: int = 2) -> dict[str, Any]:
+    figure = {"value": value, "ci_low": value - 0.05, "ci_high": value + 0.05, "n": 36}
+    figures = {"macro_recall": figure, "recall_at_1_percent": figure, "unseen_rejected": figure}
+    return {
+        "application": "fruit", "arm": arm, "seed": seed, "macs": 24_000_000, "float": figures,
+        "settings": {"resolution": 96, "budget_macs": 24e6, "steps": steps, "batch": 64},
+        "n": {"train": 10800, "val": 2400, "unseen": 2000}, "seconds": {"training": 1.0, "total": 60.0},
+        "provenance": {"created": "2026-11-24T05:00:00+00:00", "machine": "x86_64", "torch": "2", "threads": 2,
+                       "revision": "abc", "data": "sha256:" + "1" * 64,
+                       "teacher": {"source": "small", "resolution": 128, "digest": ""}},
+    }  # fmt: skip
+
+
+def test_the_page_shows_one_seed_with_its_interval_and_several_with_their_range(tmp_path: Path) -> None:
+    results = [_result("zero-shot", 0, 0.4), _result("core", 0, 0.7), _result("core", 1, 0.8)]
+    summary.write(results, tmp_path / "page.md", "results.json")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "**0.400** [0.350, 0.450]" in page
+    assert "**0.750** (0.700–0.800)" in page
+    assert "3 jobs, 3 minutes in all" in page
+    assert (tmp_path / "page.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_page_never_mixes_settings(tmp_path: Path) -> None:
+    summary.write([_result("core", 0, 0.9, steps=99), _result("core", 0, 0.7)], tmp_path / "page.md", "results.json")
+    assert "0.900" not in (tmp_path / "page.md").read_text(encoding="utf-8")
