@@ -262,6 +262,18 @@ def test_a_reload_takes_new_rules_and_refuses_a_broken_file(
     until(lambda: subscriber.of("status")[-1]["state"] == "offline", 5, "offline")
 
 
+def test_without_a_disk_it_runs_delivers_and_says_so(
+    broker: Any, subscriber: Subscriber, make_config: Callable[..., DeviceConfig], video: Path, tmp_path: Path
+) -> None:
+    """A file where the state directory should be stands for a disk that takes nothing."""
+    (tmp_path / "state").write_text("in the way")
+    summary = Daemon(make_config(broker.port, {"id": "desk", "url": str(video)})).run()
+    assert (summary.events, summary.dropped) == (2, 0)
+    assert len(subscriber.of("event")) == 4
+    said = [payload for payload in subscriber.of("status") if payload["state"] == "degraded"]
+    assert said and "cannot be written" in said[0]["reason"]
+
+
 def test_a_tapped_run_loses_nothing_while_the_broker_comes_and_goes(
     broker: Any,
     make_config: Callable[..., DeviceConfig],

@@ -1,5 +1,6 @@
 """The small parts: ids, health, strain, telemetry, Prometheus text, the journal, sd_notify, evidence, commands."""
 
+import io
 import os
 import socket
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from distillnet.device.broker import Message
 from distillnet.device.config import EvidenceSection
@@ -22,6 +24,8 @@ from distillnet.device.prometheus import Exporter, exposition
 from distillnet.device.remote import CommandError, Commands, NewThreshold, Nothing
 from distillnet.device.strain import Strain
 from distillnet.device.telemetry import Telemetry
+from distillnet.device.top import Board
+from distillnet.device.watch import describe
 from distillnet.proto.mqtt import TelemetryPayload
 
 
@@ -215,3 +219,30 @@ def test_commands_are_checked_before_they_run() -> None:
         assert not answer.ok and reason in answer.reason, answer
     assert commands.run(request("report", b"")).ok
     assert len(done) == 1
+
+
+def test_watch_says_each_message_in_one_line() -> None:
+    event = {"phase": "new", "event": "dog", "source": "door", "zone": "left", "score": 0.9, "top_score": 0.95}
+    assert "new dog" in describe("event/door/dog", event) and "door/left" in describe("event/door/dog", event)
+    assert describe("state/door/dog", "ON") == "state/door/dog ON"
+    assert "degraded" in describe("status", {"state": "degraded", "reason": "[odd] text"})
+    assert "infer 2.0/2.0" in describe("telemetry", a_report().model_dump(mode="json"))
+    assert "v3 ← v4" in describe("model", {"installed": {"version": 3}, "candidate": {"version": 4}, "phase": "shadow"})
+
+
+def test_the_live_table_knows_what_each_device_does() -> None:
+    board = Board()
+    base = "distillnet/v1/porch"
+    board.take(f"{base}/status", {"state": "ready", "reason": ""})
+    board.take(f"{base}/info", {"application": "yard", "model_version": 3, "engine": "native"})
+    board.take(f"{base}/telemetry", a_report().model_dump(mode="json"))
+    board.take(f"{base}/state/door/dog", "ON")
+    board.take(f"{base}/state/door/cat", "ON")
+    board.take(f"{base}/state/door/cat", "OFF")
+    board.take(f"{base}/event/door/dog", {"event": "dog", "phase": "new", "frame_ts": 1.0})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(board.table())
+    text = console.export_text()
+    for part in ("porch", "ready", "yard v3 native", "2.0 ms", "door/dog", "dog new"):
+        assert part in text
+    assert "door/cat" not in text

@@ -48,13 +48,14 @@ def watch(
     port: Port = 1883,
     device: Annotated[str, typer.Option(help="Its name; + = all.")] = "+",
     as_json: Json = False,
+    live: Annotated[bool, typer.Option("--live", help="One table of all devices, kept up to date.")] = False,
     seconds: Annotated[float | None, typer.Option(help="End after so long.", min=0)] = None,
 ) -> None:
     """Print a device's events, states and latencies as they come from the broker."""
     from distillnet.device.watch import Watcher
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    Watcher(host=host, port=port, device=device, as_json=as_json).run(seconds)
+    Watcher(host=host, port=port, device=device, as_json=as_json, live=live).run(seconds)
 
 
 def replay(

@@ -1,18 +1,22 @@
 """`distillnet watch`: an independent subscriber that prints what a device says, as it comes."""
 
+import contextlib
 import json
 import queue
 import secrets
 import sys
 import time
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 
 from distillnet.device.broker import Link, Message
 from distillnet.device.config import MqttSection
+from distillnet.device.top import Board
 from distillnet.proto.mqtt import BASE
 
 _TOPICS = ("status", "info", "event/#", "state/#", "telemetry", "source/#", "model")
@@ -21,10 +25,11 @@ _TOPICS = ("status", "info", "event/#", "state/#", "telemetry", "source/#", "mod
 class Watcher:
     """Prints messages: one JSON object per line, or lines for people."""
 
-    def __init__(self, *, host: str, port: int, device: str, as_json: bool) -> None:
-        """Prepare a link to a broker for the topics of one device, or of all with `+`."""
+    def __init__(self, *, host: str, port: int, device: str, as_json: bool, live: bool = False) -> None:
+        """Prepare a link to a broker for the topics of one device, or of all with `+`; `live`: a table of them."""
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._as_json = as_json
+        self._board = Board() if live else None
         self._console = Console(highlight=False)
         self._link = Link(
             MqttSection(host=host, port=port),
@@ -37,13 +42,13 @@ class Watcher:
         """Print until Ctrl-C, or for so long."""
         until = None if seconds is None else time.monotonic() + seconds
         self._link.start()
+        board = self._board
+        view = nullcontext() if board is None else Live(console=self._console, get_renderable=board.table, screen=True)
         try:
-            while until is None or time.monotonic() < until:
-                try:
-                    message = self._messages.get(timeout=0.2)
-                except queue.Empty:
-                    continue
-                self._show(message)
+            with view:
+                while until is None or time.monotonic() < until:
+                    with contextlib.suppress(queue.Empty):
+                        self._show(self._messages.get(timeout=0.2))
         except KeyboardInterrupt:
             pass
         finally:
@@ -51,6 +56,9 @@ class Watcher:
 
     def _show(self, message: Message) -> None:
         payload = _decoded(message.payload)
+        if self._board is not None:
+            self._board.take(message.topic, payload)
+            return
         if self._as_json:
             line = json.dumps({"topic": message.topic, "payload": payload, "retained": message.retained})
             sys.stdout.write(line + "\n")
