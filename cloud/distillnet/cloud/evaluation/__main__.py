@@ -22,6 +22,7 @@ def _command(
     seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
     steps: int = typer.Option(600, min=1, help="of training, the same for every arm"),
     budget_macs: float = typer.Option(24e6, min=1e5, help="multiply-accumulates a student may cost"),
+    resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
 ) -> None:
@@ -54,7 +55,7 @@ def _command(
         applications=applications.split(","),
         arms=chosen,
         seeds=range(seeds),
-        settings=Settings(steps=steps, budget_macs=budget_macs),
+        settings=Settings(resolution=resolution, steps=steps, budget_macs=budget_macs),
         minutes=minutes,
         cache=cache_directory(),
         steps=Steps(),
