@@ -7,6 +7,7 @@ import tiny
 from board import until
 from simulated_cloud import DAY, utc
 
+from distillnet.device.update import link
 from distillnet.device.update.service import open_store
 from distillnet.proto.v1 import fleet_pb2
 
@@ -196,6 +197,15 @@ def test_board_that_lost_its_stream_comes_back_and_hears_what_it_missed(cloud, b
     cloud.drop_stream(board.name)
     cloud.open_directives[board.name] = directive
     assert cloud.wait_outcome(directive).phase == COMMITTED
+
+
+def test_server_that_never_welcomes_is_left_and_tried_again(cloud, make_board, monkeypatch):
+    monkeypatch.setattr(link, "_WELCOME_S", 0.2)
+    cloud.mute = True
+    board = make_board().enroll().start(wait=False)
+    until(lambda: cloud.muted_calls >= 3, 5.0)
+    cloud.mute = False
+    cloud.wait_connected(board.name)
 
 
 def test_heartbeats_come_as_often_as_the_cloud_asks(cloud, make_board):

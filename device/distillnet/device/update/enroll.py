@@ -4,8 +4,12 @@ import logging
 from pathlib import Path
 
 import grpc
+from cryptography import x509
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root
+from tuf.api.serialization import DeserializationError
 
-from distillnet.device.update.channel import pinned_channel, reason_of
+from distillnet.device.update.channel import pinned_channel, reason_of, split_address
 from distillnet.device.update.errors import TransientError, UpdateError
 from distillnet.device.update.files import Files
 from distillnet.device.update.identity import (
@@ -17,7 +21,7 @@ from distillnet.device.update.identity import (
     pending_key,
     save_identity,
 )
-from distillnet.proto.identity import EnrollmentToken, IdentityError
+from distillnet.proto.identity import EnrollmentToken, Identity, IdentityError
 from distillnet.proto.v1 import enrollment_pb2, enrollment_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -59,9 +63,10 @@ def enroll(
         except grpc.RpcError as exc:
             text = f"{server}: enrolment was refused: {reason_of(exc)}"
             raise (TransientError(text) if exc.code() in _RETRYABLE else UpdateError(text)) from exc
+    if answer is None:  # gRPC's word for an answer that is no message of this type
+        raise UpdateError(f"{server}: the answer is not readable")
     check_pair(key, answer.certificate_pem)
-    if not answer.tuf_root or not answer.fleet_address:
-        raise UpdateError(f"{server}: the answer lacks the trust root or the fleet's address")
+    _check_trust(server, answer)
     identity = DeviceIdentity(
         device=answer.device,
         key_pem=key_pem(key),
@@ -95,6 +100,8 @@ def renew(
         answer = enrollment_pb2_grpc.RenewalStub(channel).Renew(request, timeout=timeout_s)
     except grpc.RpcError as exc:
         raise TransientError(f"the certificate could not be renewed: {reason_of(exc)}") from exc
+    if answer is None:
+        raise TransientError("the certificate could not be renewed: the answer is not readable")
     check_pair(key, answer.certificate_pem)
     fresh = DeviceIdentity(
         device=identity.device,
@@ -107,3 +114,15 @@ def renew(
     save_identity(state_dir, fresh, files)
     log.info("certificate renewed; valid until %s", fresh.valid_until.isoformat())
     return fresh
+
+
+def _check_trust(server: str, answer: enrollment_pb2.EnrollResponse) -> None:
+    """See at once, not at the first update, that what this board is to trust can be used."""
+    try:
+        x509.load_pem_x509_certificate(answer.ca_pem)
+        root = Metadata[Root].from_bytes(answer.tuf_root)
+        root.verify_delegate("root", root)
+        split_address(answer.fleet_address)
+        Identity.parse(f"distillnet://device/{answer.device}")
+    except (ValueError, RepositoryError, DeserializationError, UpdateError) as exc:
+        raise UpdateError(f"{server}: the answer lacks a usable CA, trust root, address or device id: {exc}") from exc

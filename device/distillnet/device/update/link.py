@@ -23,6 +23,7 @@ from distillnet.proto.v1 import fleet_pb2, fleet_pb2_grpc
 log = logging.getLogger(__name__)
 
 _ENROLMENT_CHECK_S = 2.0
+_WELCOME_S = 30.0
 _STABLE_S = 10.0
 _MAX_RETRY_AFTER_S = 3600.0
 _MIN_HEARTBEAT_S = 0.2
@@ -219,6 +220,7 @@ class _Stream:
         self._heartbeat, self._renewal_wanted = heartbeat, renewal_wanted
         self._heartbeat_s = _DEFAULT_HEARTBEAT_S
         self.welcomed = self.renewing = False
+        self._opened = time.monotonic()
         self.retry_after_s: float | None = None
         self._call = fleet_pb2_grpc.FleetStub(channel).Connect(self._requests())
 
@@ -250,8 +252,14 @@ class _Stream:
     def _requests(self) -> Iterator[fleet_pb2.DeviceMessage]:
         while True:
             try:
-                message = self._up.get(timeout=self._heartbeat_s)
+                message = self._up.get(timeout=self._heartbeat_s if self.welcomed else _WELCOME_S / 4)
             except queue.Empty:
+                if not self.welcomed:
+                    if time.monotonic() - self._opened > _WELCOME_S:
+                        log.warning("fleet: no welcome within %d s", _WELCOME_S)
+                        self._call.cancel()
+                        return
+                    continue
                 if self._renewal_wanted():
                     self.renewing = True
                     self._call.cancel()

@@ -13,6 +13,7 @@ from distillnet.device.update.record import HISTORY, Installed, Outcome, Past, R
 from distillnet.proto.mqtt import UpdatePhase
 
 MAX_TRANSITIONS: Final = 48
+MAX_REASON: Final = 500
 ENDS: Final[frozenset[UpdatePhase]] = frozenset({"idle", "committed", "rolled-back", "refused"})
 ON_TRIAL: Final[frozenset[UpdatePhase]] = frozenset({"switched", "probation"})
 
@@ -112,7 +113,7 @@ def swap_back(record: Record, directive: str, reason: str, trigger: Trigger, now
         version=to.version,
         digest=to.digest,
         result="rolled-back",
-        reason=reason,
+        reason=reason[:MAX_REASON],
         started_ts=now,
     )
     left_behind = _past(left, "", "rolled-back", reason, True, now)
@@ -138,7 +139,7 @@ def settled(
         version=student.version,
         digest=student.digest,
         result=result,
-        reason=reason,
+        reason=reason[:MAX_REASON],
         started_ts=now,
     )
     past = _past(student, directive, result, reason, False, now)
@@ -171,7 +172,7 @@ def _give_up(record: Record, result: Outcome, reason: str, final: bool, now: flo
 
 
 def _end(record: Record, result: Outcome, reason: str, final: bool, now: float) -> Record:
-    update = record.update.model_copy(update={"result": result, "reason": reason})
+    update = record.update.model_copy(update={"result": result, "reason": reason[:MAX_REASON]})
     ended = Installed(application=update.application, version=update.version, digest=update.digest)
     history = [*record.history, _past(ended, update.directive, result, reason, final, now)][-HISTORY:]
     return record.model_copy(update={"update": update, "history": history})
@@ -184,7 +185,7 @@ def _past(student: Installed, directive: str, result: Outcome, reason: str, fina
         version=student.version,
         digest=student.digest,
         result=result,
-        reason=reason,
+        reason=reason[:MAX_REASON],
         final=final,
         ts=now,
     )

@@ -35,6 +35,9 @@ _TICK_S: Final = 0.25
 _PROGRESS_S: Final = 1.0
 _JITTER: Final = 0.2
 _RETRY_STORE_S: Final = 10.0
+_MAX_ID: Final = 128
+_MAX_PATH: Final = 1024
+_MAX_WAITING: Final = 32
 _PHASES: Final[dict[UpdatePhase, "fleet_pb2.UpdatePhase"]] = {
     "idle": fleet_pb2.UPDATE_PHASE_IDLE,
     "fetching": fleet_pb2.UPDATE_PHASE_FETCHING,
@@ -292,8 +295,14 @@ class UpdateService:
     # Called from the link's thread
 
     def _received(self, directive: fleet_pb2.Directive) -> None:
+        if not 0 < len(directive.id) <= _MAX_ID or len(directive.update.target_path) > _MAX_PATH:
+            log.warning("a directive whose id or path is too long or empty is ignored")
+            return
         with self._lock:
             if any(waiting.id == directive.id for waiting in self._waiting):
+                return
+            if len(self._waiting) >= _MAX_WAITING:
+                log.warning("more than %d directives at once; %s is ignored", _MAX_WAITING, directive.id)
                 return
             self._waiting.append(directive)
         self._inbox.put(directive)

@@ -192,6 +192,8 @@ class SimulatedCloud:
         self._streams: dict[str, queue.Queue] = {}
         self._lock = threading.Condition()
         self._serial = 0
+        self.mute = False
+        self.muted_calls = 0
         self.closing = threading.Event()
         self.undo: Callable[[], object] = lambda: None
 
@@ -371,6 +373,11 @@ class _Fleet(fleet_pb2_grpc.FleetServicer):
         if device in cloud.revoked:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "revoked")
         hello = next(request_iterator).hello
+        if cloud.mute:
+            cloud.muted_calls += 1
+            while context.is_active():
+                cloud.closing.wait(0.02)
+            return
         down: queue.Queue = queue.Queue()
         down.put(fleet_pb2.CloudMessage(welcome=fleet_pb2.Welcome(device=device, heartbeat_s=cloud.heartbeat_s)))
         if cloud.retry_after is not None:
