@@ -120,7 +120,7 @@ class Link:
         """Connect, and keep connected."""
         self._thread.start()
 
-    def stop(self, timeout_s: float = 1.0) -> None:
+    def stop(self, timeout_s: float = 0.5) -> None:
         """Disconnect cleanly: the last will is not sent."""
         self._stopping.set()
         with self._lock:
