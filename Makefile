@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: help install develop demo test check lint unit ctest stubs clean broker bench-fleet bench-daemon wheels deb test-arm
+.PHONY: help install develop demo test check lint unit ctest stubs clean broker bench-fleet bench-daemon wheels deb test-arm docs
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,11 @@ deb: $(VENV)/.deps ## Debian packages of the device for amd64 and arm64 into dis
 test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors: same outputs, same event lines
 	@test -e $(VENV)/.develop || $(MAKE) install
 	DISTILLNET_ARM_CPUS=cortex-a53,cortex-a72,max $(BIN)/pytest -rs tests/deploy/test_arm.py
+
+docs: $(VENV)/.deps ## Regenerate docs/cli.md and the MQTT schemas
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python deploy/cli_reference.py
+	$(BIN)/python -m distillnet.device.schemas docs/mqtt
 
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto

@@ -3,9 +3,9 @@
     python deploy/debs.py [amd64] [arm64] [--python 3.11] [--out dist] [--revision +1] [--uncompressed]
 
 Needs dpkg-deb and, for arm64, the cross compiler; no root, no debhelper. Everything is bundled, so the packages install
-and run offline: `apt install ./distillnet*.deb`. The same tree gives the same bytes: times come from SOURCE_DATE_EPOCH, or
-from the last commit. `distillnet` depends on a name that `distillnet-libs` provides and that is the hash of the bundled
-versions.
+and run offline: `apt install ./distillnet*.deb`. The same tree gives the same bytes: times come from SOURCE_DATE_EPOCH,
+or from the last commit. `distillnet` depends on a name that `distillnet-libs` provides and that is the hash of the
+bundled versions.
 """
 
 import argparse
