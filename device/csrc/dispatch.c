@@ -16,6 +16,8 @@ typedef struct {
 } choice;
 
 #if defined(__x86_64__)
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
+
 static bool has_avx512vnni(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
@@ -31,6 +33,7 @@ static bool anywhere(void) { return true; }
 static const choice choices[] = {
 #if defined(__x86_64__)
     {&dn_kernels_avx512vnni, has_avx512vnni},
+    {&dn_kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
     {&dn_kernels_neondot, has_dot_products},
     {&dn_kernels_neon, anywhere},

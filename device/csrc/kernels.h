@@ -47,6 +47,9 @@ typedef struct {
     dn_requant requant;
 } dn_gemm;
 
+#define DN_MAX_ROWS 16  /* of a depthwise window that kernels take */
+#define DN_MAX_TAPS 256
+
 /* A depthwise convolution with channel multiplier 1, one output row at a time. rows[ky] points at the input pixel under
  * tap (ky, 0) of the first output pixel; the tap kx of output pixel x lies (x * stride_w + kx * dil_w) pixels further on.
  * Padding has been written out by the caller. `packed` is what the same kernels' `pack_depthwise` made. */

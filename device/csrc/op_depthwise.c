@@ -4,7 +4,7 @@
 
 #include "prepare.h"
 
-enum { MAX_ROWS = 16, STRIPE_BYTES = 64 * 1024 };
+enum { STRIPE_BYTES = 64 * 1024 };
 
 typedef struct {
     const dn_kernels *kernels; /* NULL: the plain loop */
@@ -36,7 +36,7 @@ static void run_depthwise(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
     size_t c = (size_t)p->in_c, wide = (size_t)p->wide * c, from, to;
-    const dn_act *rows[MAX_ROWS];
+    const dn_act *rows[DN_MAX_ROWS];
     dn_share((size_t)p->batch * (size_t)p->out_h, 1, part, parts, &from, &to);
     while (from < to) {
         const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
@@ -164,7 +164,7 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     p->depthwise.stride_w = p->stride_w;
     p->depthwise.dil_w = p->dil_w;
     if (!prepare_sums(m, op, in, w, bias, out, p)) return false;
-    if (p->multiplier != 1 || p->k_h > MAX_ROWS) p->kernels = NULL;
+    if (p->multiplier != 1 || p->k_h > DN_MAX_ROWS || p->k_h * p->k_w > DN_MAX_TAPS) p->kernels = NULL;
     else if (!prepare_stripe(m, op, p)) return false;
     m->op[op].run = p->kernels == NULL ? run_any : run_depthwise;
     m->op[op].macs = (uint64_t)out->count * (uint64_t)(p->k_h * p->k_w);

@@ -66,7 +66,7 @@ static void test_gemm(const dn_kernels *fast, noise *n, int rows, int columns, i
 
 static void test_depthwise(const dn_kernels *fast, noise *n, int pixels, int channels, int k_h, int k_w, int stride, int dil) {
     static dn_act in[8 * 64 * MAX_CHANNELS + SLACK], got[20 * MAX_CHANNELS + SLACK], expected[sizeof got];
-    static int8_t w[7 * 7 * MAX_CHANNELS], packed[8 * 7 * (MAX_CHANNELS + 64)];
+    static int8_t w[7 * 7 * MAX_CHANNELS], packed[2 * 8 * 7 * (MAX_CHANNELS + 64)];
     const dn_act *rows[8];
     fill(n, in, sizeof in, noise_between(n, 0, 3) == 0);
     fill_weights(n, fast, w, sizeof w);
