@@ -46,6 +46,7 @@ class Run:
 
     def __init__(self, directory: Path, port: int, student: Path, video: Path) -> None:
         self.tap = directory / "tap.txt"
+        self.log = directory / "daemon.log"
         self.state = directory / "state"
         self._config = directory / "device.toml"
         self._config.write_text(
@@ -58,7 +59,8 @@ class Run:
 
     def start(self, limit: int = 10**9) -> subprocess.Popen[bytes]:
         arguments = [sys.executable, "-c", _DAEMON, str(self._config), str(self.tap), str(limit)]
-        return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+        with self.log.open("wb") as log:
+            return subprocess.Popen(arguments, stderr=log)
 
     def tapped(self) -> list[tuple[str, int, str, str]]:
         """Session, seq, id and phase of everything that was decided; torn last lines left out."""
@@ -135,7 +137,9 @@ def test_a_daemon_killed_at_random_points_loses_nothing_it_had_written(
     for _ in range(KILLS):
         before = len(run.tapped())
         process = run.start()
-        until(lambda before=before: len(run.tapped()) > before, 30, "the daemon decides")  # type: ignore[misc]
+        while len(run.tapped()) <= before:
+            assert process.poll() is None, f"the start was wedged: {run.log.read_text()}"
+            time.sleep(0.02)
         time.sleep(chance.uniform(0.0, 0.4))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
