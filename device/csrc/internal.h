@@ -74,6 +74,7 @@ typedef struct {
     size_t scratch_bytes; /* per thread */
     size_t scratch_offset;
     uint64_t macs;
+    bool alone; /* too little work to share out */
     double ms;
 } dn_op;
 

@@ -5,7 +5,17 @@
 
 #include "prepare.h"
 
-enum { MAX_THREADS = 64 };
+enum { MAX_THREADS = 64, WORTH_SHARING = 1500000 };
+
+/* Meeting at the end of an operator costs a microsecond or so, far more when a member has fallen asleep. */
+static void choose_sharing(dn_model *m) {
+    for (int i = 0; i < m->ops; i++) {
+        dn_op *op = &m->op[i];
+        if (op->run == NULL || op->outputs < 1) continue;
+        uint64_t values = m->tensor[op->output[0]].count, dense = op->code == OP_DEPTHWISE_CONV_2D ? 4 : 1;
+        op->alone = op->macs * dense + 16 * values < WORTH_SHARING;
+    }
+}
 
 static bool start(dn_model *m, const dn_options *options) {
     m->kernels = dn_kernels_pick(options->kernels);
@@ -29,6 +39,7 @@ dn_model *dn_model_load(const void *bytes, size_t size, const dn_options *option
     m->error = error;
     m->fb = (dn_fb){bytes, size > INT32_MAX ? INT32_MAX : size, error};
     bool fine = start(m, options);
+    if (fine) choose_sharing(m);
     if (fine && m->threads > 1 && (m->team = dn_team_new(m->threads)) == NULL)
         fine = dn_fail(error, DN_NO_MEMORY, "cannot start %d threads", m->threads);
     m->error = NULL;
@@ -101,7 +112,7 @@ dn_status dn_model_run(dn_model *m, const void *input, size_t input_bytes, void 
     for (int i = 0; i < m->ops; i++) {
         if (m->op[i].run == NULL) continue;
         work w = {m, i};
-        if (m->team != NULL) dn_team_run(m->team, run_part, &w);
+        if (m->team != NULL && !m->op[i].alone) dn_team_run(m->team, run_part, &w);
         else run_part(&w, 0, 1);
         double after = now_ms();
         m->op[i].ms = after - before;

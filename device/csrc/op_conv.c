@@ -130,42 +130,74 @@ static bool prepare_tiles(dn_model *m, int op, conv *p) {
     return true;
 }
 
+/* What the two kinds of convolution say differently. */
+typedef struct {
+    int padding, activation, axis;
+    int32_t n, k_h, k_w, stride_h, stride_w, dil_h, dil_w;
+} shape;
+
+static int32_t option(dn_model *m, int op, int field, int32_t absent) {
+    return (int32_t)dn_fb_int(&m->fb, m->op[op].options, field, 4, absent);
+}
+
+static bool prepare_any(dn_model *m, int op, dn_tensor *w, const shape *s) {
+    dn_tensor *bias = dn_in(m, op, 2), *out = dn_out(m, op, 0);
+    int32_t top, left;
+    const dn_tensor *padded = dn_absorb_pad(m, op, &top, &left), *in = dn_in(m, op, 0);
+    dn_window win;
+    if (!dn_slide(m, op, padded, s->padding, s->k_h, s->k_w, s->stride_h, s->stride_w, s->dil_h, s->dil_w, &win)) return false;
+    if (!dn_need_shape(m, op, out, "output", 4, (int32_t[]){in->dim[0], win.out_h, win.out_w, s->n})) return false;
+    conv *p = dn_pool(m, sizeof *p);
+    double *scale = NULL;
+    if (p == NULL ||
+        !dn_activation_range(m, op, s->activation, out, &p->gemm.requant.min, &p->gemm.requant.max) ||
+        !dn_channel_scales(m, op, in, w, s->axis, out, s->n, &scale))
+        return false;
+    *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
+                .out_w = win.out_w, .k_h = s->k_h, .k_w = s->k_w, .stride_h = s->stride_h, .stride_w = s->stride_w,
+                .dil_h = s->dil_h, .dil_w = s->dil_w, .pad_top = win.pad_top + top, .pad_left = win.pad_left + left,
+                .rows = out->count / (size_t)s->n, .zero = (dn_act)dn_arena_zero(in)};
+    p->direct = p->k_h == 1 && p->k_w == 1 && p->stride_h == 1 && p->stride_w == 1 && padded == in;
+    int32_t k = (int32_t)(w->count / (size_t)s->n);
+    bool fine = prepare_gemm(m, op, w, s->n, k, in, bias, out, scale, p);
+    free(scale);
+    return fine && prepare_tiles(m, op, p);
+}
+
 bool dn_prepare_conv(dn_model *m, int op) {
     if (!dn_need(m, op, 2, 1, 1)) return false;
-    dn_tensor *in = dn_in(m, op, 0), *w = dn_in(m, op, 1), *bias = dn_in(m, op, 2), *out = dn_out(m, op, 0);
-    if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, out, "output")) return false;
+    dn_tensor *in = dn_in(m, op, 0), *w = dn_in(m, op, 1);
+    if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, dn_out(m, op, 0), "output")) return false;
     if (in->rank != 4 || w->rank != 4)
         return DN_REFUSE(m, op, DN_MALFORMED, "input of %d and weights of %d dimensions, expected 4", in->rank, w->rank);
     if (w->dim[3] != in->dim[3])
         return DN_REFUSE(m, op, DN_UNSUPPORTED, "grouped: %d channels in, weights for %d", in->dim[3], w->dim[3]);
-    const dn_fb *fb = &m->fb;
-    dn_table o = m->op[op].options;
-    int32_t top, left;
-    const dn_tensor *padded = dn_absorb_pad(m, op, &top, &left);
-    in = dn_in(m, op, 0);
-    int32_t stride_h = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_H, 4, 0), stride_w = (int32_t)dn_fb_int(fb, o, CONV_STRIDE_W, 4, 0);
-    int32_t dil_h = (int32_t)dn_fb_int(fb, o, CONV_DILATION_H, 4, 1), dil_w = (int32_t)dn_fb_int(fb, o, CONV_DILATION_W, 4, 1);
-    dn_window win;
-    if (!dn_slide(m, op, padded, (int)dn_fb_int(fb, o, CONV_PADDING, 1, 0), w->dim[1], w->dim[2], stride_h, stride_w, dil_h,
-                  dil_w, &win))
-        return false;
-    if (!dn_need_shape(m, op, out, "output", 4, (int32_t[]){in->dim[0], win.out_h, win.out_w, w->dim[0]})) return false;
-    conv *p = dn_pool(m, sizeof *p);
-    double *scale = NULL;
-    if (p == NULL ||
-        !dn_activation_range(m, op, (int)dn_fb_int(fb, o, CONV_ACTIVATION, 1, 0), out, &p->gemm.requant.min,
-                             &p->gemm.requant.max) ||
-        !dn_channel_scales(m, op, in, w, 0, out, w->dim[0], &scale))
-        return false;
-    *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
-                .out_w = win.out_w, .k_h = w->dim[1], .k_w = w->dim[2], .stride_h = stride_h, .stride_w = stride_w,
-                .dil_h = dil_h, .dil_w = dil_w, .pad_top = win.pad_top + top, .pad_left = win.pad_left + left,
-                .rows = out->count / (size_t)w->dim[0], .zero = (dn_act)dn_arena_zero(in)};
-    p->direct = p->k_h == 1 && p->k_w == 1 && stride_h == 1 && stride_w == 1 && padded == in;
-    int32_t k = (int32_t)(w->count / (size_t)w->dim[0]);
-    bool fine = prepare_gemm(m, op, w, w->dim[0], k, in, bias, out, scale, p);
-    free(scale);
-    return fine && prepare_tiles(m, op, p);
+    shape s = {.padding = (int)dn_fb_int(&m->fb, m->op[op].options, CONV_PADDING, 1, 0),
+               .activation = (int)dn_fb_int(&m->fb, m->op[op].options, CONV_ACTIVATION, 1, 0), .axis = 0, .n = w->dim[0],
+               .k_h = w->dim[1], .k_w = w->dim[2], .stride_h = option(m, op, CONV_STRIDE_H, 0),
+               .stride_w = option(m, op, CONV_STRIDE_W, 0), .dil_h = option(m, op, CONV_DILATION_H, 1),
+               .dil_w = option(m, op, CONV_DILATION_W, 1)};
+    return prepare_any(m, op, w, &s);
+}
+
+bool dn_prepare_single_channel(dn_model *m, int op) {
+    dn_tensor *file = dn_in(m, op, 1), w = *file;
+    size_t n = (size_t)w.dim[3], taps = w.count / n;
+    if (w.data == NULL || w.type != DN_INT8)
+        return DN_REFUSE(m, op, DN_UNSUPPORTED, "weights of type %d; constant int8 is supported", (int)w.type);
+    uint8_t *turned = malloc(w.count);
+    if (turned == NULL) return DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %zu weights", w.count);
+    for (size_t t = 0; t < taps; t++)
+        for (size_t c = 0; c < n; c++) turned[c * taps + t] = w.data[t * n + c];
+    w.data = turned;
+    shape s = {.padding = (int)dn_fb_int(&m->fb, m->op[op].options, DEPTHWISE_PADDING, 1, 0),
+               .activation = (int)dn_fb_int(&m->fb, m->op[op].options, DEPTHWISE_ACTIVATION, 1, 0), .axis = 3,
+               .n = w.dim[3], .k_h = w.dim[1], .k_w = w.dim[2], .stride_h = option(m, op, DEPTHWISE_STRIDE_H, 0),
+               .stride_w = option(m, op, DEPTHWISE_STRIDE_W, 0), .dil_h = option(m, op, DEPTHWISE_DILATION_H, 1),
+               .dil_w = option(m, op, DEPTHWISE_DILATION_W, 1)};
+    bool fine = prepare_any(m, op, &w, &s);
+    free(turned);
+    return fine;
 }
 
 bool dn_prepare_dense(dn_model *m, int op) {

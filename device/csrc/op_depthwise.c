@@ -133,6 +133,7 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     if (in->rank != 4 || w->rank != 4 || w->dim[0] != 1 || w->dim[3] % in->dim[3] != 0)
         return DN_REFUSE(m, op, DN_MALFORMED, "weights [%d×…×%d] for %d channels", w->rank ? w->dim[0] : 0,
                          w->rank == 4 ? w->dim[3] : 0, in->rank == 4 ? in->dim[3] : 0);
+    if (in->dim[3] == 1) return dn_prepare_single_channel(m, op);
     const dn_fb *fb = &m->fb;
     dn_table o = m->op[op].options;
     depthwise *p = dn_pool(m, sizeof *p);

@@ -64,6 +64,8 @@ void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, siz
 void dn_alias(dn_model *m, int32_t tensor, int32_t with);
 
 bool dn_prepare_conv(dn_model *m, int op);
+/* DEPTHWISE_CONV_2D of one channel: an ordinary convolution, its weights turned. */
+bool dn_prepare_single_channel(dn_model *m, int op);
 bool dn_prepare_dense(dn_model *m, int op);
 bool dn_prepare_depthwise(dn_model *m, int op);
 bool dn_prepare_average_pool(dn_model *m, int op);

@@ -2,12 +2,14 @@
  * layers are short. The caller is part 0. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "internal.h"
 
 #define SPINS 20000
+#define PATIENCE 1000000 /* yielding too early hands the processor to strangers */
 
 struct dn_team {
     int threads;
@@ -101,5 +103,8 @@ void dn_team_run(dn_team *team, dn_team_work work, void *arg) {
     atomic_store_explicit(&team->busy, team->threads - 1, memory_order_relaxed);
     announce(team);
     work(arg, 0, team->threads);
-    while (atomic_load_explicit(&team->busy, memory_order_acquire) != 0) pause_a_little();
+    for (int i = 0; atomic_load_explicit(&team->busy, memory_order_acquire) != 0; i++) {
+        if (i < PATIENCE) pause_a_little();
+        else sched_yield(); /* a member waits for a processor: perhaps for this one */
+    }
 }
