@@ -1,9 +1,11 @@
 """From a decision to what the world sees: an event payload into the outbox, `state` topics, the log.
 
-Called by the inference thread; the event is in the outbox before the next frame is looked at.
+Called by the inference threads; the event is in the outbox before the next frame is looked at, and numbers are in the
+outbox's order.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -49,10 +51,27 @@ class Announcer:
         self._put = put
         self._tap = tap
         self._seq = 0
+        self._lock = threading.Lock()
         self._states: dict[tuple[str, str], bool] = {}
 
     def announce(self, decided: Decided, moment: Moment, evidence: str | None = None) -> EventPayload:
         """Put one phase of an event's life into the outbox."""
+        with self._lock:
+            return self._announce(decided, moment, evidence)
+
+    def show(self, source: str, event: str, on: bool) -> None:
+        """Set the retained `state` of an event on a source, where it has changed."""
+        if self._states.get((source, event)) is not on:
+            self._states[source, event] = on
+            self._retain(self._topics.state(source, event), b"ON" if on else b"OFF")
+
+    def clear(self, gone: Iterable[tuple[str, str]]) -> None:
+        """Remove the retained `state` topics of sources and events that are no more."""
+        for source, event in gone:
+            if self._states.pop((source, event), None) is not None:
+                self._retain(self._topics.state(source, event), b"")
+
+    def _announce(self, decided: Decided, moment: Moment, evidence: str | None) -> EventPayload:
         transition = decided.transition
         payload = EventPayload(
             id=transition.id,
@@ -81,16 +100,3 @@ class Announcer:
             what = (decided.event, transition.phase, where, transition.score)
             note(log, Note.EVENT, "%s %s on %s, score %.2f", *what, event=decided.event, id=transition.id, source=where)
         return payload
-
-    def show(self, source: str, event: str, on: bool) -> None:
-        """Set the retained `state` of an event on a source, where it has changed."""
-        if self._states.get((source, event)) is not on:
-            self._states[source, event] = on
-            self._retain(self._topics.state(source, event), b"ON" if on else b"OFF")
-
-    def clear(self, keep: Iterable[tuple[str, str]]) -> None:
-        """Remove the retained `state` topics of all sources and events but these."""
-        kept = set(keep)
-        for source, event in [key for key in self._states if key not in kept]:
-            del self._states[source, event]
-            self._retain(self._topics.state(source, event), b"")

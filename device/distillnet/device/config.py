@@ -145,6 +145,9 @@ class UpdateSection(Strict):
     max_arena_bytes: int = Field(default=64 << 20, ge=1 << 16)
     store_bytes: int = Field(default=256 << 20, ge=1 << 20)
     rate_bytes_per_s: int | None = Field(default=None, gt=0)
+    hours: list[tuple[str, str]] = Field(
+        default_factory=list, description='an update begins only within these local times, e.g. ["02:00", "04:00"]'
+    )
 
 
 class DeviceConfig(Strict):
@@ -152,6 +155,9 @@ class DeviceConfig(Strict):
 
     device: DeviceSection
     model: ModelSection
+    sound_model: ModelSection | None = Field(
+        default=None, description="the student for sounds and microphones, where `model` is one for pictures"
+    )
     source: list[Source] = Field(min_length=1)
     event: list[EventRule] = Field(default_factory=list)
     engine: EngineSection = EngineSection()

@@ -24,7 +24,7 @@ from distillnet.device.courier import Courier
 from distillnet.device.decisions import Decisions
 from distillnet.device.evidence import Evidence
 from distillnet.device.feed import Feed, FeedState
-from distillnet.device.frames import Intake
+from distillnet.device.frames import Intake, Sense
 from distillnet.device.health import Health
 from distillnet.device.ids import uuid7
 from distillnet.device.journal import Note, note
@@ -32,11 +32,11 @@ from distillnet.device.notify import Notifier
 from distillnet.device.outbox import Outbox
 from distillnet.device.pipeline import Pipeline
 from distillnet.device.prometheus import Exporter, exposition
-from distillnet.device.readers import SourceError, check
+from distillnet.device.readers import HEARD, SourceError, check, kind_of
 from distillnet.device.remote import CommandError, Commands, NewThreshold, Nothing, OneSource
 from distillnet.device.reporter import Reporter
 from distillnet.device.slot import ModelSlot
-from distillnet.device.startup import check_sources, first_student, updates
+from distillnet.device.startup import check_sources, first_student, sound_student, updates
 from distillnet.device.strain import Strain
 from distillnet.device.telemetry import SourceCounts, Telemetry
 from distillnet.engine.student import Student
@@ -50,7 +50,7 @@ _HUNG_S = 10.0
 """An inference thread without a heartbeat for so long no longer feeds the watchdog."""
 _STOP_S = 0.5
 _COMMANDS = 32
-_FIXED = ("device", "model", "engine", "outbox", "update", "evidence")
+_FIXED = ("device", "model", "sound_model", "engine", "outbox", "update", "evidence")
 """Sections that take effect at the next start only."""
 
 
@@ -106,13 +106,20 @@ class Daemon:
         self._courier.use(self._link)
         self._reporter.use(self._link, config)
         self._evidence = Evidence(config.evidence, state_dir)
-        self._decisions = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
+        decisions = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
         announcer = Announcer(
             self._topics, self._session, self._outbox, retain=self._reporter.retain, put=self._courier.waiting, tap=tap
         )
-        self._pipeline = Pipeline(self._slot, self._intake, self._decisions, announcer, self._telemetry, self._evidence)
+        self._pipeline = Pipeline(self._slot, self._intake, decisions, announcer, self._telemetry, self._evidence)
+        self._pipelines: dict[Sense, Pipeline] = {"sight": self._pipeline}
+        listener = sound_student(config)
+        if listener is not None:
+            sounds = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
+            self._pipelines["hearing"] = Pipeline(
+                ModelSlot(listener), self._intake, sounds, announcer, self._telemetry, self._evidence, "hearing"
+            )
         self._sources = {source.id: source for source in config.source}
-        self._pipeline.watch(self._sources)
+        self._watch_sources()
         self._slot.observe(lambda old, new: self._say_student(new))
         self._feeds = {source.id: self._make_feed(source) for source in config.source}
         self._ended: set[str] = set()
@@ -161,7 +168,8 @@ class Daemon:
         self._say_state(*self._health.state())
         self._courier.start()
         self._evidence.start()
-        self._pipeline.start()
+        for pipeline in self._pipelines.values():
+            pipeline.start()
         if student is not None:
             self._say_student(student)
         self._link.start()
@@ -183,10 +191,11 @@ class Daemon:
             self._link.answer(request, encode(self._commands.run(request)))
         self._watch_feeds()
         now = time.monotonic()
-        alive = now - self._pipeline.heartbeat < _HUNG_S
+        alive = all(now - pipeline.heartbeat < _HUNG_S for pipeline in self._pipelines.values())
         self._health.complain("disk", self._outbox.fault)
         self._health.complain("evidence", self._evidence.fault)
-        self._health.complain("engine", self._pipeline.engine_error if alive else "inference hangs")
+        errors = [pipeline.engine_error for pipeline in self._pipelines.values() if pipeline.engine_error]
+        self._health.complain("engine", "; ".join(errors) if alive else "inference hangs")
         for source, reason in self._strain.look(now, self._counts()).items():
             self._health.complain(f"rate {source}", reason)
         if self._notifier.watchdog_s is not None and alive:
@@ -208,8 +217,9 @@ class Daemon:
             feed.stop()
         if self._updates is not None:
             self._updates.stop()
-        if not self._pipeline.stop(_STOP_S):
-            log.error("the inference thread hangs; its open events are not ended")
+        for pipeline in self._pipelines.values():
+            if not pipeline.stop(_STOP_S):
+                log.error("an inference thread hangs; its open events are not ended")
         self._evidence.stop(_STOP_S)
         self._reporter.telemetry(list(self._feeds))
         self._courier.stop(flush_s=_STOP_S)
@@ -269,16 +279,26 @@ class Daemon:
             self._courier.use(link)
             link.start()
         self._reporter.use(self._link, new)
-        self._pipeline.submit(self._use_new_rules)
+        for sense in self._pipelines:
+            self._pipelines[sense].submit(lambda sense=sense: self._use_new_rules(sense))  # type: ignore[misc]
         for source in changed:
             self._replace_feed(source)
 
-    def _use_new_rules(self) -> None:
+    def _use_new_rules(self, sense: Sense) -> None:
+        self._pipelines[sense].use_rules(self._config.event)
+        self._watch_sources(sense)
         student = self._slot.current()
-        self._decisions.use_rules(self._config.event, student.card if student else None)
-        self._pipeline.watch(self._sources)
-        if student is not None:
+        if student is not None and sense == "sight":
             self._say_student(student)
+
+    def _watch_sources(self, *senses: Sense) -> None:
+        for sense in senses or self._pipelines:
+            own = {name: source for name, source in self._sources.items() if self._sense_of(source) == sense}
+            self._pipelines[sense].watch(own)
+
+    def _sense_of(self, source: Source) -> Sense:
+        """Return which inference thread a source belongs to; where there is one student, it takes every source."""
+        return "hearing" if "hearing" in self._pipelines and kind_of(source) in HEARD else "sight"
 
     def _remove_feed(self, name: str) -> None:
         feed = self._feeds.pop(name)
@@ -322,10 +342,12 @@ class Daemon:
             raise CommandError(f"the picture cannot be written: {exc}") from exc
 
     def _do_threshold(self, request: NewThreshold) -> dict[str, Any]:
-        if self._decisions.rule(request.event) is None:
-            raise CommandError(f"the student knows no event {request.event!r}; it knows {self._decisions.events}")
-        change = (request.event, request.threshold, request.exit_threshold)
-        self._pipeline.submit(lambda: self._decisions.set_threshold(*change))
+        known = [pipeline for pipeline in self._pipelines.values() if request.event in pipeline.events]
+        if not known:
+            every = [event for pipeline in self._pipelines.values() for event in pipeline.events]
+            raise CommandError(f"the student knows no event {request.event!r}; it knows {every}")
+        for pipeline in known:
+            pipeline.set_threshold(request.event, request.threshold, request.exit_threshold)
         return {"event": request.event, "threshold": request.threshold}
 
     def _do_update(self, request: Nothing) -> dict[str, Any]:
@@ -342,7 +364,8 @@ class Daemon:
     # What others are told
 
     def _make_feed(self, source: Source) -> Feed:
-        return Feed(source, self._intake, self._telemetry, self._say_source)
+        sense = self._sense_of(source)
+        return Feed(source, self._intake, self._telemetry, self._say_source, sense=sense)
 
     def _make_link(self, config: DeviceConfig) -> Link:
         mqtt = config.mqtt
@@ -384,7 +407,8 @@ class Daemon:
             self._finish_source(source)
 
     def _finish_source(self, source: str) -> None:
-        self._pipeline.submit(lambda: self._pipeline.finish_source(source, time.time()))
+        for pipeline in self._pipelines.values():
+            pipeline.submit(lambda pipeline=pipeline: pipeline.finish_source(source, time.time()))  # type: ignore[misc]
 
     def _say_model(self, payload: ModelPayload) -> None:
         self._reporter.model(payload)
@@ -395,7 +419,8 @@ class Daemon:
         how = f"{engine['engine']} ({engine['kernels']})"
         note(log, Note.STUDENT, "running %s v%d by %s", card.application, card.version, how)
         self._health.has_student()
-        self._reporter.student(student, self._pipeline.watched())
+        watched = [pair for pipeline in self._pipelines.values() for pair in pipeline.watched()]
+        self._reporter.student(student, watched)
 
     def _counts(self) -> dict[str, tuple[int, int]]:
         taken = self._telemetry.totals().sources

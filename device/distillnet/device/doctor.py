@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
+import numpy as np
 
 from distillnet.device import host
 from distillnet.device.config import DeviceConfig
 from distillnet.device.readers import SourceError, open_reader
+from distillnet.device.sound.readers import Piece
 from distillnet.engine import ModelError
 from distillnet.engine.litert import litert_version
 from distillnet.engine.student import Student
@@ -156,6 +158,10 @@ def _source(config: DeviceConfig, index: int) -> Finding:
         reader.close()
     if picture is None:
         return Finding(what, "wrong", f"{source.shown_url} opens but gives no picture", "is another program using it?")
+    if isinstance(picture, Piece):
+        silent = not np.any(picture.samples)
+        heard = f"{source.shown_url}: sound at {picture.rate_hz} Hz" + (", silent" if silent else "")
+        return Finding(what, "warning" if silent else "ok", heard, "is the microphone muted?" if silent else "")
     height, width = picture.pixels.shape[:2]
     dark = max(cv2.mean(picture.pixels)) < 2.0
     return Finding(

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from distillnet.device.config import Source
-from distillnet.device.frames import Frame, Intake
+from distillnet.device.frames import Chunk, Frame, Intake, Sense
 from distillnet.device.readers import FINITE, Picture, Reader, SourceError, kind_of, open_reader
+from distillnet.device.sound.readers import Piece
 from distillnet.device.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,13 @@ _LAG_S = 2.0
 class Feed:
     """The thread of one source."""
 
-    def __init__(self, source: Source, intake: Intake, telemetry: Telemetry, on_state: OnState) -> None:
+    def __init__(
+        self, source: Source, intake: Intake, telemetry: Telemetry, on_state: OnState, *, sense: Sense = "sight"
+    ) -> None:
         """Prepare; `start` begins. `on_state` is told of every change, on this thread or the caller of `watch`."""
         self.source = source
         self.kind = kind_of(source)
+        self._sense: Sense = sense
         self.finite = self.kind in FINITE
         self._intake = intake
         self._telemetry = telemetry
@@ -57,7 +61,7 @@ class Feed:
 
     def start(self) -> None:
         """Open the source and read until `stop`."""
-        self._intake.add(self.source.id, self.source.queue)
+        self._intake.add(self.source.id, self.source.queue, self._sense)
         self._last_frame = self._last_light = time.monotonic()
         self._thread.start()
 
@@ -121,12 +125,12 @@ class Feed:
             if picture is None:
                 break
             self._last_frame = time.monotonic()
-            if picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
+            if isinstance(picture, Piece) or picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
                 self._last_light = self._last_frame
             if self._state != ("stalled", _BLACK) or self._last_light == self._last_frame:
                 self._say("online", "")
             period_s, last_s = picture.position_s - last_s or period_s, picture.position_s
-            if self._wanted(picture.position_s + self._offset_s):
+            if isinstance(picture, Piece) or self._wanted(picture.position_s + self._offset_s):
                 self._hand_over(picture)
         self._offset_s += last_s + period_s if self.finite else 0.0
 
@@ -140,7 +144,7 @@ class Feed:
         self._next_s = position_s + step_s if self._next_s < 0 else max(self._next_s + step_s, position_s + step_s / 2)
         return True
 
-    def _hand_over(self, picture: Picture) -> None:
+    def _hand_over(self, picture: Picture | Piece) -> None:
         position_s = picture.position_s + self._offset_s
         if self.finite and self.source.pace == "real-time" and self._wait_until_due(position_s):
             return
@@ -150,7 +154,7 @@ class Feed:
             ts, t = wall + position_s, position_s
         else:
             ts, t = time.time(), captured
-        frame = Frame(self.source.id, self._index, picture.pixels, ts, t, captured, picture.decode_ms)
+        frame = self._stamped(picture, ts, t, captured)
         self._index += 1
         if self.finite and self.source.pace == "fast":
             accepted = self._intake.put_waiting(frame, self._stop.is_set)
@@ -159,6 +163,15 @@ class Feed:
         if accepted:
             self._telemetry.frame(self.source.id)
             self._telemetry.stage("capture", picture.decode_ms)
+
+    def _stamped(self, picture: Picture | Piece, ts: float, t: float, captured: float) -> Frame | Chunk:
+        if isinstance(picture, Picture):
+            return Frame(self.source.id, self._index, picture.pixels, ts, t, captured, picture.decode_ms)
+        if picture.lost:
+            self._intake.count_lost(self.source.id)
+        heard_s = 0.0 if self.finite else len(picture.samples) / picture.rate_hz  # live: it has just ended
+        where = (self.source.id, self._index, picture.samples, picture.rate_hz, ts - heard_s, t - heard_s)
+        return Chunk(*where, captured, picture.decode_ms, picture.lost)
 
     def _wait_until_due(self, position_s: float) -> bool:
         """Wait for a file frame's time; True when stopping came first."""

@@ -4,7 +4,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+from distillnet.engine.log_mel import Samples
 from distillnet.engine.preprocess import Frame as Pixels
 
 
@@ -26,23 +28,50 @@ class Frame:
     """How long reading and decoding took, without waiting for the next frame's time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of sound and when it was."""
+
+    source: str
+    index: int
+    samples: Samples
+    """float32 (n,), mono, full scale ±1; never changed after capture."""
+    rate_hz: int
+    ts: float
+    """Unix seconds of the first sample."""
+    t: float
+    """As `Frame.t`, of the first sample."""
+    captured: float
+    """`time.monotonic()` when it was read."""
+    capture_ms: float
+    """How long reading and decoding took."""
+    lost: int = 0
+    """Samples lost just before it."""
+
+
+Sense = Literal["sight", "hearing"]
+"""Which inference thread a source's frames are for, where there are two."""
+
+
 class Intake:
     """One bounded queue per source; full means the oldest frame goes, and is counted."""
 
     def __init__(self, on_drop: Callable[[int], None] = lambda frames: None) -> None:
         """`on_drop` is told of frames that were let go."""
         self._lock = threading.Condition()
-        self._queues: dict[str, deque[Frame]] = {}
+        self._queues: dict[str, deque[Frame | Chunk]] = {}
         self._limits: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
         self._turn: deque[str] = deque()
         self._on_drop = on_drop
-        self._open = False
-        self._woken = False
+        self._senses: dict[str, Sense] = {}
+        self._open: set[Sense] = set()
+        self._woken: set[Sense] = set()
 
-    def add(self, source: str, limit: int) -> None:
+    def add(self, source: str, limit: int, sense: Sense = "sight") -> None:
         """Make room for a source's frames."""
         with self._lock:
+            self._senses[source] = sense
             self._limits[source] = limit
             self._dropped.setdefault(source, 0)
             if source not in self._queues:
@@ -56,17 +85,17 @@ class Intake:
                 self._turn.remove(source)
                 self._lock.notify_all()
 
-    def open(self) -> None:
+    def open(self, sense: Sense = "sight") -> None:
         """Let frames in; before, they pass by uncounted, because no student is there to see them."""
         with self._lock:
-            self._open = True
+            self._open.add(sense)
             self._lock.notify_all()
 
-    def put(self, frame: Frame) -> bool:
+    def put(self, frame: Frame | Chunk) -> bool:
         """Add a frame, dropping the source's oldest one where it is full; False while nobody looks."""
         with self._lock:
             queue = self._queues.get(frame.source)
-            if queue is None or not self._open:
+            if queue is None or self._senses[frame.source] not in self._open:
                 return False
             dropping = len(queue) >= self._limits[frame.source]
             if dropping:
@@ -78,37 +107,44 @@ class Intake:
             self._on_drop(1)
         return True
 
-    def put_waiting(self, frame: Frame, stopping: Callable[[], bool]) -> bool:
+    def put_waiting(self, frame: Frame | Chunk, stopping: Callable[[], bool]) -> bool:
         """Add a frame when there is room for it, waiting as long as that takes; False when stopping came first."""
         with self._lock:
             while not stopping() and frame.source in self._queues:
                 queue = self._queues[frame.source]
-                if self._open and len(queue) < self._limits[frame.source]:
+                if self._senses[frame.source] in self._open and len(queue) < self._limits[frame.source]:
                     queue.append(frame)
                     self._lock.notify_all()
                     return True
                 self._lock.wait(0.1)
             return False
 
-    def get(self, timeout_s: float) -> Frame | None:
-        """Return the next frame, sources taking turns; None after `timeout_s` or `wake`."""
+    def get(self, timeout_s: float, sense: Sense = "sight") -> Frame | Chunk | None:
+        """Return the next frame for a sense, sources taking turns; None after `timeout_s` or `wake`."""
         with self._lock:
-            self._lock.wait_for(lambda: self._woken or any(self._queues.values()), timeout_s)
-            self._woken = False
+            self._lock.wait_for(
+                lambda: sense in self._woken or any(self._waiting(s, sense) for s in self._turn), timeout_s
+            )
+            self._woken.discard(sense)
             for _ in range(len(self._turn)):
                 source = self._turn[0]
                 self._turn.rotate(-1)
-                if self._queues[source]:
+                if self._waiting(source, sense):
                     frame = self._queues[source].popleft()
                     self._lock.notify_all()
                     return frame
             return None
 
-    def wake(self) -> None:
+    def wake(self, sense: Sense = "sight") -> None:
         """Have `get` return at once."""
         with self._lock:
-            self._woken = True
+            self._woken.add(sense)
             self._lock.notify_all()
+
+    def count_lost(self, source: str) -> None:
+        """Count a loss before the intake: the sound card's, or its ring's."""
+        with self._lock:
+            self._dropped[source] = self._dropped.get(source, 0) + 1
 
     def depth(self, source: str) -> int:
         """Return how many frames of a source wait."""
@@ -124,3 +160,6 @@ class Intake:
         """Return how many frames were let go since the start, all sources together."""
         with self._lock:
             return sum(self._dropped.values())
+
+    def _waiting(self, source: str, sense: Sense) -> bool:
+        return self._senses[source] == sense and bool(self._queues[source])

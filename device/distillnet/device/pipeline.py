@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from distillnet.device import host
 from distillnet.device.announcer import Announcer, Moment
-from distillnet.device.config import Source
+from distillnet.device.config import EventRule, Source
 from distillnet.device.decisions import Decided, Decisions
 from distillnet.device.evidence import Evidence
-from distillnet.device.frames import Frame, Intake
+from distillnet.device.frames import Chunk, Frame, Intake, Sense
 from distillnet.device.gate import MotionGate
 from distillnet.device.readers import FINITE, kind_of
 from distillnet.device.slot import ModelSlot, Scores
+from distillnet.device.sound.ears import Ears
 from distillnet.device.telemetry import Telemetry
 from distillnet.engine import ModelError, Zone
 from distillnet.engine.student import Student
@@ -39,6 +40,7 @@ class Pipeline:
         announcer: Announcer,
         telemetry: Telemetry,
         evidence: Evidence,
+        sense: Sense = "sight",
     ) -> None:
         """Wire the stages; `watch` names the sources, `start` begins."""
         self._slot = slot
@@ -47,6 +49,9 @@ class Pipeline:
         self._announcer = announcer
         self._telemetry = telemetry
         self._evidence = evidence
+        self._sense: Sense = sense
+        self._ears = Ears()
+        self._shown: set[tuple[str, str]] = set()
         self._latest: dict[str, Frame] = {}
         self._zones: dict[str, list[tuple[str | None, Zone | None]]] = {}
         self._gates: dict[tuple[str, str | None], MotionGate] = {}
@@ -55,7 +60,7 @@ class Pipeline:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._heartbeat = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="infer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="infer" if sense == "sight" else "hear", daemon=True)
         self.engine_error = ""
         self._inferred = False
         slot.observe(self._switched)
@@ -77,25 +82,25 @@ class Pipeline:
 
     def start(self) -> None:
         """Begin; frames are let in as soon as there is a student."""
-        self._slot.serve(self._intake.wake)
+        self._slot.serve(self._wake)
         student = self._slot.current()
         if student is not None:
             self._decisions.follow(student.card)
             self._show_states()
-            self._intake.open()
+            self._intake.open(self._sense)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
         """End what is on and the thread; False when it hangs in an inference."""
         self._stop.set()
-        self._intake.wake()
+        self._wake()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Have `job` run by the inference thread between two frames."""
         self._jobs.put(job)
-        self._intake.wake()
+        self._wake()
 
     def watched(self) -> list[tuple[str, str]]:
         """Return every source and event that is watched for on it."""
@@ -106,6 +111,20 @@ class Pipeline:
             if self._decisions.watches(source, event)
         ]
 
+    @property
+    def events(self) -> list[str]:
+        """Names of the events that are watched for."""
+        return self._decisions.events
+
+    def set_threshold(self, event: str, threshold: float, exit_threshold: float | None) -> None:
+        """Override an event's thresholds until the next reload or student. Callable from anywhere."""
+        self.submit(lambda: self._decisions.set_threshold(event, threshold, exit_threshold))
+
+    def use_rules(self, rules: Iterable[EventRule]) -> None:
+        """Put other rules in force; what is on stays on. Through `submit`."""
+        student = self._slot.current()
+        self._decisions.use_rules(rules, student.card if student else None)
+
     def latest(self, source: str) -> Frame | None:
         """Return the frame of a source that was looked at last."""
         return self._latest.get(source)
@@ -113,6 +132,7 @@ class Pipeline:
     def finish_source(self, source: str, ts: float) -> None:
         """End what is on on a source that has gone. Through `submit`."""
         self._latest.pop(source, None)
+        self._ears.forget(source)
         self._announce_ends(self._decisions.finish(ts, source=source))
 
     def _run(self) -> None:
@@ -121,8 +141,12 @@ class Pipeline:
                 self._heartbeat = time.monotonic()
                 self._run_jobs()
                 student = self._slot.take()
-                frame = self._intake.get(_IDLE_S)
-                if frame is not None and student is not None:
+                frame = self._intake.get(_IDLE_S, self._sense)
+                if student is None or frame is None:
+                    continue
+                if isinstance(frame, Chunk):
+                    self._listen(student, frame)
+                else:
                     self._handle(student, frame)
         finally:
             self._run_jobs()
@@ -165,6 +189,38 @@ class Pipeline:
             self._telemetry.gated(frame.source)
         self._decide(student, frame, results, times)
 
+    def _listen(self, student: Student, chunk: Chunk) -> None:
+        """Hear one chunk of sound; decide as often as it completes a window."""
+        started = time.perf_counter()
+        gated = chunk.source in self._gated_sources
+        try:
+            heard = self._ears.hear(student, chunk, gated=gated)
+        except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
+            self._fail(chunk.source, exc)
+            return
+        self.engine_error = ""
+        times = _Times()
+        times.infer = (time.perf_counter() - started) * 1000.0
+        for decision in heard:
+            if decision.inferred:
+                self._telemetry.inferred()
+                self._slot.record_scores(decision.scores)
+            else:
+                self._telemetry.gated(chunk.source)
+        if any(decision.inferred for decision in heard):
+            self._slot.record_frame(times.infer)
+            self._telemetry.stage("infer", times.infer)
+        for decision in heard:
+            moment = Moment(decision.ts, chunk.captured, student.digest, times.latency(chunk))
+            for decided in self._decisions.observe(chunk.source, None, decision.scores, decision.t, decision.ts):
+                self._announce(decided, moment)
+
+    def _fail(self, source: str, exc: Exception) -> None:
+        self._slot.record_error()
+        if not self.engine_error:
+            log.error("inference failed on source %s", source, exc_info=exc)
+        self.engine_error = f"inference fails: {exc}"
+
     def _opens(self, frame: Frame, zone: str | None, box: Zone | None, times: "_Times") -> bool:
         if frame.source not in self._gated_sources:
             return True
@@ -182,10 +238,7 @@ class Pipeline:
             prepared = time.perf_counter()
             scores = student.scores_of(student.model.run_tensor(tensor))
         except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
-            self._slot.record_error()
-            if not self.engine_error:
-                log.exception("inference failed on source %s", frame.source)
-            self.engine_error = f"inference fails: {exc}"
+            self._fail(frame.source, exc)
             return None
         times.preprocess += (prepared - started) * 1000.0
         times.infer += (time.perf_counter() - prepared) * 1000.0
@@ -239,12 +292,16 @@ class Pipeline:
         self._announce_ends(self._decisions.finish(time.time(), events=vanished))
         self._decisions.follow(new.card)
         self._show_states()
-        self._intake.open()
+        self._intake.open(self._sense)
+
+    def _wake(self) -> None:
+        self._intake.wake(self._sense)
 
     def _show_states(self) -> None:
         """Publish `state` for every watched event of every source, and take back those that are no more."""
         watched = self.watched()
-        self._announcer.clear(keep=watched)
+        self._announcer.clear(self._shown - set(watched))
+        self._shown = set(watched)
         for source, event in watched:
             self._announcer.show(source, event, self._decisions.on(source, event))
 
@@ -255,7 +312,7 @@ class _Times:
     def __init__(self) -> None:
         self.gate = self.preprocess = self.infer = self.decide = 0.0
 
-    def latency(self, frame: Frame) -> StageLatency:
+    def latency(self, frame: Frame | Chunk) -> StageLatency:
         return StageLatency(
             capture=frame.capture_ms,
             gate=self.gate,

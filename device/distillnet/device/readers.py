@@ -15,10 +15,13 @@ import numpy as np
 
 from distillnet.device.config import Source
 from distillnet.device.exact import plain_conversion
+from distillnet.device.sound.readers import Piece, is_sound, open_sound_reader
 from distillnet.engine.preprocess import Frame as Pixels
+from distillnet.engine.sound import SoundError
 
-Kind = Literal["camera", "video", "images", "stream", "pipeline"]
-FINITE: tuple[Kind, ...] = ("video", "images")
+Kind = Literal["camera", "video", "images", "stream", "pipeline", "microphone", "sound"]
+FINITE: tuple[Kind, ...] = ("video", "images", "sound")
+HEARD: tuple[Kind, ...] = ("microphone", "sound")
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _DEFAULT_PICTURES_PER_S = 10.0
@@ -43,24 +46,17 @@ class Picture:
 class Reader(Protocol):
     """An open source."""
 
-    def read(self) -> Picture | None:
-        """Return the next picture, blocking until it is there; None = the end, or the stream broke."""
+    def read(self) -> Picture | Piece | None:
+        """Return the next picture or piece of sound, blocking until it is there; None = the end, or a broken stream."""
 
     def close(self) -> None:
         """Release the device or file."""
 
 
 def kind_of(source: Source) -> Kind:
-    """Return what a source is, guessed from its url where the device file does not say.
-
-    Raises:
-        SourceError: it is none of the kinds this version reads.
-
-    """
-    if source.kind in ("microphone", "sound"):
-        raise SourceError(f"source {source.id!r}: kind {source.kind!r} is not supported: this version only looks")
+    """Return what a source is, guessed from its url where the device file does not say."""
     if source.kind != "auto":
-        return source.kind  # type: ignore[return-value]
+        return source.kind
     url = source.url
     if url.isdigit() or url.startswith("/dev/video"):
         return "camera"
@@ -68,6 +64,8 @@ def kind_of(source: Source) -> Kind:
         return "stream"
     if " ! " in url:
         return "pipeline"
+    if is_sound(source):
+        return "sound"
     return "images" if Path(url).is_dir() else "video"
 
 
@@ -90,6 +88,11 @@ def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = F
 
     """
     kind = kind_of(source)
+    if kind in HEARD:
+        try:
+            return open_sound_reader(source, read_timeout_s=read_timeout_s)
+        except SoundError as exc:
+            raise SourceError(f"source {source.id!r}: {exc}") from exc
     if kind == "images":
         return _Images(source)
     if kind == "video":

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from distillnet.device.config import EventRule, Source
 from distillnet.device.decisions import Decided, Decisions
+from distillnet.device.frames import Chunk
 from distillnet.device.gate import MotionGate
 from distillnet.device.ids import derived_uuid7
 from distillnet.device.readers import FINITE, Reader, SourceError, kind_of, open_reader
 from distillnet.device.slot import Scores
+from distillnet.device.sound.ears import Ears
+from distillnet.device.sound.readers import Piece
 from distillnet.engine import Zone
 from distillnet.engine.student import Student
 from distillnet.proto.mqtt import EventPayload
@@ -47,9 +50,16 @@ class Replay:
         last: dict[str | None, Scores] = {}
         seq, position_s, next_s = 0, 0.0, -1.0
         reader = _open(self.source)
+        ears = Ears()
         try:
             while (picture := reader.read()) is not None:
                 position_s = picture.position_s
+                if isinstance(picture, Piece):
+                    position_s += len(picture.samples) / picture.rate_hz
+                    for decided, heard_s in self._listen(ears, decisions, picture):
+                        yield self._payload(decided, seq, heard_s)
+                        seq += 1
+                    continue
                 if self.source.rate_hz is not None:
                     if position_s < next_s - 1e-6:
                         continue
@@ -68,6 +78,16 @@ class Replay:
         for decided in decisions.finish(position_s):
             yield self._payload(decided, seq, position_s)
             seq += 1
+
+    def _listen(self, ears: Ears, decisions: Decisions, piece: Piece) -> Iterator[tuple[Decided, float]]:
+        chunk = Chunk(
+            self.source.id, self.frames, piece.samples, piece.rate_hz, piece.position_s, piece.position_s, 0.0, 0.0
+        )
+        self.frames += 1
+        for heard in ears.hear(self.student, chunk, gated=self.source.gate == "on"):
+            self.inferences += heard.inferred
+            for decided in decisions.observe(self.source.id, None, heard.scores, heard.t, heard.t):
+                yield decided, heard.t
 
     def _payload(self, decided: Decided, seq: int, frame_ts: float) -> EventPayload:
         transition = decided.transition

@@ -195,16 +195,22 @@ class ModelSlot:
 
     def record_inference(self, pixels: Pixels, box: Zone | None, scores: Scores) -> None:
         """Count the scores of one zone, and show them to the shadow hook."""
+        self.record_scores(scores)
         with self._lock:
-            window, shadow = self._window, self._shadow
-            window.inferences += 1
-            window.score_sums = scores.copy() if window.score_sums is None else window.score_sums + scores
+            shadow = self._shadow
         if shadow is not None:
             try:
                 shadow(pixels, box, scores)
             except Exception:
                 log.exception("shadow hook failed; it is removed")
                 self.set_shadow(None)
+
+    def record_scores(self, scores: Scores) -> None:
+        """Count the scores of one inference without a picture to show."""
+        with self._lock:
+            window = self._window
+            window.inferences += 1
+            window.score_sums = scores.copy() if window.score_sums is None else window.score_sums + scores
 
     def record_frame(self, infer_ms: float) -> None:
         """Count a frame whose zones were all inferred, in `infer_ms` together."""

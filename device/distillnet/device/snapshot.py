@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from distillnet.device.config import Source
-from distillnet.device.readers import SourceError, open_reader
+from distillnet.device.readers import Picture, SourceError, open_reader
+from distillnet.device.sound.readers import Piece
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.student import Student
@@ -27,9 +28,12 @@ def take(source: Source, *, skip: int = 0) -> Pixels:
     except SourceError as exc:
         raise ConfigError(str(exc)) from exc
     try:
-        picture = None
+        picture: Picture | None = None
         for _ in range(skip + 1):
-            picture = reader.read() or picture
+            read = reader.read()
+            if isinstance(read, Piece):
+                raise ConfigError(f"source {source.id!r} is heard; a snapshot needs one that is seen")
+            picture = read or picture
     finally:
         reader.close()
     if picture is None:

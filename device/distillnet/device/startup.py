@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from distillnet.device.config import DeviceConfig
@@ -9,6 +10,7 @@ from distillnet.device.readers import SourceError, check
 from distillnet.device.slot import ModelSlot
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
+from distillnet.proto.card import AudioInput
 from distillnet.proto.mqtt import ModelPayload
 from distillnet.proto.strict import ConfigError
 
@@ -55,14 +57,43 @@ def first_student(config: DeviceConfig) -> Student | None:
     where = "the committed student"
     if data is None and config.model.path is not None:
         where = str(config.model.path)
-        try:
-            data = config.model.path.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"model.path: {where} cannot be read: {exc.strerror}") from exc
+        data = _bytes_of(config.model.path, "model.path")
     if data is None:
         if not _takes_updates(config):
             raise ConfigError("there is no student to run: set model.path, or `distillnet enroll` and update.server")
         return None
+    return _loaded(config, data, where, config.model.application, "model")
+
+
+def sound_student(config: DeviceConfig) -> Student | None:
+    """Return the student of `[sound_model]`; None where the device file has no such section.
+
+    Raises:
+        ConfigError: it names no file, it cannot be read, is for another application, or does not hear.
+        StudentError: it is no valid student.
+        ModelError: its model cannot be loaded.
+
+    """
+    section = config.sound_model
+    if section is None:
+        return None
+    if section.path is None:
+        raise ConfigError("sound_model.path: is missing; updates bring the student of [model] only")
+    data = _bytes_of(section.path, "sound_model.path")
+    student = _loaded(config, data, str(section.path), section.application, "sound_model")
+    if not isinstance(student.card.input, AudioInput):
+        raise ConfigError(f"sound_model.path: {section.path} is a student for pictures")
+    return student
+
+
+def _bytes_of(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{where}: {path} cannot be read: {exc.strerror}") from exc
+
+
+def _loaded(config: DeviceConfig, data: bytes, where: str, application: str, section: str) -> Student:
     try:
         student = Student.load(
             data,
@@ -72,10 +103,8 @@ def first_student(config: DeviceConfig) -> Student | None:
         )
     except StudentError as exc:
         raise StudentError(f"{where}: {exc}") from exc
-    if student.card.application != config.model.application:
-        raise ConfigError(
-            f"model.application is {config.model.application!r} but {where} is for {student.card.application!r}"
-        )
+    if student.card.application != application:
+        raise ConfigError(f"{section}.application is {application!r} but {where} is for {student.card.application!r}")
     return student
 
 
