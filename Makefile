@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: help install develop demo test check lint unit ctest stubs clean broker bench-fleet bench-daemon wheels deb test-arm docs
+.PHONY: bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-updates unit wheels check-code
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ eval-vision: $(VENV)/.deps ## The essential core against its controls; hours, re
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python -m distillnet.cloud.evaluation $(ARGS)
 
+eval-audio: $(VENV)/.deps ## Students of ten sounds beside YAMNet, cross-validated by fold; resumable
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python -m distillnet.cloud.audio $(ARGS)
+
 bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 500,1000,2000")
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/cloud/fleet/bench_fleet.py $(ARGS)
@@ -88,6 +92,17 @@ bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 500,100
 bench-daemon: $(VENV)/.deps ## What the daemon costs beside a plain OpenCV + LiteRT + paho script
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/bench_daemon.py $(ARGS)
+
+bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks, interleaved (ARGS=MODEL…)
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/engine/bench_engine.py $(ARGS)
+
+test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, a hundred updates, timings; 20 minutes (ARGS=--short: 3)
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/device/update/support/report.py $(ARGS)
+
+fuzz: ## Fuzz the reader, planner and runner under sanitizers (MINUTES=10; needs clang)
+	device/csrc/fuzz/run.sh $(or $(MINUTES),10)
 
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -55,7 +55,7 @@ class Student:
         quantisation = self.model.info["output"]
         logits = (output.reshape(-1).astype(np.float64) - quantisation["zero_point"]) * quantisation["scale"]
         weights = np.exp((logits - logits.max()) / self.card.temperature)
-        return (weights / weights.sum()).astype(np.float32)
+        return np.asarray(weights / weights.sum(), np.float32)
 
     def self_test(self) -> int:
         """Run the golden vectors; returns how many there are.
