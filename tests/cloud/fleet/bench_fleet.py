@@ -58,7 +58,10 @@ def main() -> None:
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    runs = [run(int(count), given) for count in given.devices.split(",")]
+    runs = []
+    for count in given.devices.split(","):
+        runs.append(run(int(count), given))
+        sys.stderr.write(f"{json.dumps(runs[-1])}\n")
     for name in runs[0]:
         sys.stdout.write(f"{name:<28}" + "".join(f"{figures[name]:>12.4g}" for figures in runs) + "\n")
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "clients": "on the same machine"}
