@@ -99,7 +99,7 @@ def essential_core(
     example = pictures[:1]
     targets = torch.from_numpy(wanted)
     judged = Asked(core, question)
-    rises = block_relevance(judged, core.blocks, pictures[:96], targets[:96])
+    rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
     before = total_cost(layers_of(core, example))
     number = _blocks_to_drop(budget_macs / before) if drop is None else drop
     dropped = _least_relevant(core, rises, number)

@@ -18,7 +18,7 @@ from distillnet.cloud.places import locate
 from distillnet.proto.strict import ConfigError, nearest
 
 Split = Literal["train", "validation", "test"]
-SEGMENT_FRAMES = 8
+SEGMENT_FRAMES = 4
 FRAMES_PER_VIDEO = 160
 UNSEEN_SHARE = 0.2
 FEWEST_NEGATIVE_CLASSES = 8

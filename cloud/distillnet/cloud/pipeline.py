@@ -28,7 +28,7 @@ from distillnet.cloud.places import cache_directory, write_whole
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_decision, fit_temperature
 from distillnet.cloud.teacher import Pixels, Teacher, load, normalise
-from distillnet.cloud.training import Lessons, Recipe, balanced, distil, predict
+from distillnet.cloud.training import Lessons, Recipe, balanced, distil, predict, start_heads
 from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
@@ -40,7 +40,8 @@ RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE = 0.6
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
-TEACHER_TO_STUDENT_MACS = 16.0
+TEACHER_TO_STUDENT_MACS = 12.0
+SHORT_MINUTES = 4.0
 PROBE_SHARE = 0.5
 
 
@@ -168,16 +169,19 @@ class _Run:
         kept = checkpoint.load() if self.resume else None
         if kept:
             self.steps.say("going on from the checkpoint")
-        recipe = Recipe(seconds=self.minutes * 60 * TRAINING_SHARE, steps=self.application.search.steps)
+        recipe = self._recipe()
         lessons = Lessons(
             pixels=pixels[train],
             wanted=self._mixed(views, wanted, free)[train],
             logits=views.logits[train],
             features=None if views.features is None else views.features[train],
-            weights=balanced(wanted[train]),
+            # Where the teacher's word is all there is, it is to be met as often as it is said.
+            weights=balanced(wanted[train], 0.5 if (views.labels >= 0).any() else 0.0),
             mean=teacher.mean,
             scale=teacher.scale,
         )
+        if not kept:
+            start_heads(candidate.student, candidate.throw_away, lessons, seed=self.seed)
         looked = sample(validation, 400)
 
         def merit(network: torch.nn.Module) -> float:
@@ -199,6 +203,13 @@ class _Run:
             )
         self._checkpoint = checkpoint
         return candidate, curve
+
+    def _recipe(self) -> Recipe:
+        """Short runs take small steps in small batches: what the cut left is good, and there is no time to recover."""
+        seconds, steps = self.minutes * 60 * TRAINING_SHARE, self.application.search.steps
+        if self.minutes < SHORT_MINUTES:
+            return Recipe(seconds, steps, batch=32, learning_rate=1e-3, average_decay=0.98)
+        return Recipe(seconds, steps)
 
     def _cut(
         self, teacher: Teacher, dataset: Dataset, views: Views, pixels: Pixels, wanted: Floats, free: Baselines

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from distillnet.cloud.core import Classifier
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
+from distillnet.cloud.surgery import reestimate_norms
 from distillnet.proto.strict import ConfigError
 
 Pixels = NDArray[np.uint8]
+SETTLING_PICTURES = 512
 Keeper = Callable[[dict[str, Any]], None]
 
 
@@ -156,6 +158,7 @@ def distil(
         if done >= next_check or step % 50 == 1:
             point = {"step": float(step), "seconds": spent, "loss": smooth}
             if check is not None and done >= next_check:
+                _settle(average, lessons)
                 point["merit"] = check(average)
                 next_check += 0.3
                 last = time.monotonic()  # looking is not training
@@ -164,9 +167,52 @@ def distil(
             keep(_state(both, average, optimiser, generator, curve, step, spent))
             last_kept = last = time.monotonic()
     student.load_state_dict(average.state_dict())
-    student.eval()
+    _settle(student, lessons)
     curve.append({"step": float(step), "seconds": spent, "loss": smooth})
     return curve
+
+
+def _settle(network: Classifier, lessons: Lessons) -> None:
+    """Re-estimate BatchNorm on plain pictures: running statistics lag behind weights, and behind averages of them."""
+    chosen = np.random.default_rng(0).permutation(len(lessons.pixels))[:SETTLING_PICTURES]
+    batches = np.array_split(chosen, max(1, len(chosen) // 64))
+    reestimate_norms(network, [_to_input(lessons.pixels[batch], lessons.mean, lessons.scale) for batch in batches])
+
+
+def start_heads(
+    student: Classifier, throw_away: ThrowAwayHead, lessons: Lessons, *, seed: int, most: int = 1500
+) -> None:
+    """Give both heads the best linear start on the features that the cut left: time is too short to learn that slowly.
+
+    The K+1 head by logistic regression, the throw-away head by ridge regression to the teacher's features or logits.
+    """
+    chosen = np.random.default_rng([seed, 3]).permutation(len(lessons.pixels))[:most]
+    felt = torch.from_numpy(predict(student.core, lessons.pixels[chosen], lessons.mean, lessons.scale))
+    mean, spread = felt.mean(0), felt.std(0) + 1e-3 * felt.std() + 1e-6
+    x = (felt - mean) / spread
+    aim = torch.from_numpy((lessons.logits if throw_away.frozen is None else lessons.features)[chosen])  # type: ignore[index]
+    ridge = x.T @ x + 0.01 * len(x) * torch.eye(x.shape[1])
+    _fold(throw_away.adapt, torch.linalg.solve(ridge, x.T @ (aim - aim.mean(0))).T, aim.mean(0), mean, spread)
+    wanted = torch.from_numpy(lessons.wanted[chosen])
+    weight = torch.zeros(wanted.shape[1], x.shape[1], requires_grad=True)
+    bias = wanted.mean(0).clamp(min=1e-3).log().requires_grad_()
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=40, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = -(wanted * F.log_softmax(x @ weight.T + bias, 1)).sum(1).mean() + 0.01 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call,arg-type]
+    _fold(student.classify, weight.detach(), bias.detach(), mean, spread)
+
+
+def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor, mean: Tensor, spread: Tensor) -> None:
+    """Set a layer to `weight · (x − mean) / spread + bias`."""
+    with torch.no_grad():
+        layer.weight.copy_(weight / spread)
+        layer.bias.copy_(bias - (weight / spread) @ mean)
 
 
 def predict(network: nn.Module, pixels: Pixels, mean: float, scale: float, batch: int = 128) -> Floats:
