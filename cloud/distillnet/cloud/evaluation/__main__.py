@@ -32,6 +32,7 @@ def _command(
 
     Example: python -m distillnet.cloud.evaluation --applications backyard --steps 300 --minutes 20
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve each other on a busy machine
     import torch
 
     from distillnet.cloud.application import TeacherSection
