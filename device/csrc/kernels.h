@@ -31,12 +31,23 @@ typedef int8_t dn_act;
  *     once:  (sum * multiplier + 2^(30 + right)) >> (31 + right)
  * as nested floors merge, and ties of negative sums go away from zero. 64 bits hold it for every sum. */
 #define DN_CHANNEL_BLOCK 64
+
+/* Requantisation of 16 channels in single precision: q = nearest(fma(sum, scale, copysign(nudge, sum))), plus `delta` for
+ * the one sum that is `exception`. It is used only where it was found, at load, to equal the definition above for every sum
+ * that the channel's weights can make: both are staircases, and it is enough to look at the edges of the steps. */
+typedef struct {
+    float scale[16], nudge[16];
+    int32_t exception[16], delta[16];
+    int32_t usable; /* for all 16 channels */
+} dn_quick;
+
 typedef struct {
     const int32_t *bias; /* with the input's zero point folded in: bias - zero_point * sum of weights */
     const int32_t *multiplier;
     const int32_t *shift; /* -31..30 */
     int32_t zero_point, min, max; /* of the output, arena form */
     int32_t once;
+    const dn_quick *quick; /* a block for every 16 channels, or NULL */
 } dn_requant;
 
 /* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
@@ -75,6 +86,10 @@ typedef struct {
     const char *name;
     int nr, kr;
     int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
+    /* Finds lane `lane` of `q` for sums in [low, high] and results in [min, max], before the zero point; 0 when there is
+     * none. NULL: these kernels have no use for it. */
+    int (*make_quick)(dn_quick *q, int lane, int32_t multiplier, int32_t shift, int64_t low, int64_t high, int32_t min,
+                      int32_t max);
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */
     void (*gemm)(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo);
     /* w: int8 [k_h][k_w][channels], of which `depthwise_bytes` are made. */

@@ -52,6 +52,23 @@ INLINE __m512i requantise(__m512i sum, const scale *s) {
     return _mm512_srav_epi32(_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB), s->right);
 }
 
+/* See dn_quick. */
+typedef struct {
+    __m512 scale;
+    __m512i nudge, exception, delta;
+} quick;
+
+INLINE quick quick_at(const dn_quick *q) {
+    return (quick){_mm512_loadu_ps(q->scale), load(q->nudge), load(q->exception), load(q->delta)};
+}
+
+INLINE __m512i requantise_quick(__m512i sum, const quick *q) {
+    __m512i nudge = _mm512_ternarylogic_epi32(sum, _mm512_set1_epi32(INT32_MIN), q->nudge, 0xea); /* (a & b) | c */
+    __m512 real = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), q->scale, _mm512_castsi512_ps(nudge));
+    __m512i nearest = _mm512_cvtps_epi32(real);
+    return _mm512_mask_add_epi32(nearest, _mm512_cmpeq_epi32_mask(sum, q->exception), nearest, q->delta);
+}
+
 typedef struct {
     __m512i zero, min, max, order;
 } finish;
@@ -107,10 +124,18 @@ INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, const finish *
 #define DONE_1(m) DONE(m, 1)
 #define DONE_2(m) DONE(m, 2)
 #define DONE_3(m) DONE(m, 3)
-#define COLUMN(M, v)                              \
-    {                                             \
-        scale q = scale_at(r, column + v * LANES); \
-        ROWS_##M(DONE_##v)                        \
+#define QUICK(m, v) s##m##v = requantise_quick(s##m##v, &q);
+#define QUICK_0(m) QUICK(m, 0)
+#define QUICK_1(m) QUICK(m, 1)
+#define QUICK_2(m) QUICK(m, 2)
+#define QUICK_3(m) QUICK(m, 3)
+#define COLUMN(M, v)                                             \
+    if (r->quick != NULL && r->quick[column / LANES + v].usable) { \
+        quick q = quick_at(&r->quick[column / LANES + v]);       \
+        ROWS_##M(QUICK_##v)                                      \
+    } else {                                                     \
+        scale q = scale_at(r, column + v * LANES);               \
+        ROWS_##M(DONE_##v)                                       \
     }
 #define COLUMNS_1(M) COLUMN(M, 0)
 #define COLUMNS_2(M) COLUMNS_1(M) COLUMN(M, 1)
@@ -268,7 +293,9 @@ INLINE void depthwise_window(const int K, const int STRIDE, const dn_depthwise *
         const int8_t *w = d->packed + c * (size_t)(K * GROUPS * GROUP);
         int width = channels - c >= LANES ? LANES : (int)(channels - c);
         __m512i bias = load(r->bias + c);
+        bool quickly = r->quick != NULL && r->quick[c / LANES].usable;
         scale s = scale_at(r, c);
+        quick q = quickly ? quick_at(&r->quick[c / LANES]) : (quick){0};
         for (int x = 0; x < pixels; x += 4) {
             if (x + 4 > pixels) x = pixels - 4;
             size_t at = (size_t)(x * STRIDE) * channels + c;
@@ -288,7 +315,7 @@ INLINE void depthwise_window(const int K, const int STRIDE, const dn_depthwise *
                 }
             }
             UNROLL
-            for (int p = 0; p < 4; p++) sum[p] = requantise(sum[p], &s);
+            for (int p = 0; p < 4; p++) sum[p] = quickly ? requantise_quick(sum[p], &q) : requantise(sum[p], &s);
             store_four(out + (size_t)x * channels + c, channels, width, narrow(sum[0], sum[1], sum[2], sum[3], &f));
         }
     }
@@ -332,6 +359,106 @@ static void dn_u8_depthwise__avx512vnni(const dn_depthwise *d, const dn_act *con
     else if (square && d->k_h == 5 && d->stride_w == 1) depthwise_window(5, 1, d, rows, pixels, out);
     else if (square && d->k_h == 5 && d->stride_w == 2) depthwise_window(5, 2, d, rows, pixels, out);
     else depthwise_any(d, rows, pixels, out);
+}
+
+/* ---- finding a dn_quick ---- */
+
+enum { MAX_STEPS = 256, MAX_RIGHT = 20 };
+
+/* The edges of the exact staircase: edge[i] is the smallest sum whose result is step[i] or more. */
+typedef struct {
+    int count;
+    int32_t edge[MAX_STEPS + LANES], step[MAX_STEPS + LANES];
+} staircase;
+
+/* ceil(a / b), b > 0 */
+static int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+
+static void find_edges(staircase *s, int32_t multiplier, int right, int64_t low, int64_t high, int32_t min, int32_t max) {
+    int64_t unit = 1LL << (31 + right), round = (1LL << 30) + (1LL << (30 + right));
+    s->count = 0;
+    for (int64_t step = (int64_t)min + 1; step <= max; step++) {
+        /* sum * multiplier + round - (sum < 0 ? 2^31 : 0) >= step * unit */
+        int64_t edge = divide_up(step * unit - round + (step <= 0 ? 1LL << 31 : 0), multiplier);
+        if (step <= 0 && edge > 0) edge = 0;
+        if (edge > high) break;
+        if (edge <= low) continue;
+        s->edge[s->count] = (int32_t)edge;
+        s->step[s->count++] = (int32_t)step;
+    }
+    for (int i = s->count; i < s->count + LANES && s->count > 0; i++) { /* whole vectors */
+        s->edge[i] = s->edge[s->count - 1];
+        s->step[i] = s->step[s->count - 1];
+    }
+}
+
+/* Where the quick staircase has the wrong result next to an edge: at most one sum, or more (then `found` is 2). */
+typedef struct {
+    int found;
+    int32_t sum, delta;
+} difference;
+
+static difference compare(const staircase *s, const quick *q) {
+    const __m512i one = _mm512_set1_epi32(1);
+    difference d = {0, INT32_MIN, 0};
+    for (int i = 0; i < s->count; i += LANES) {
+        __m512i edge = load(s->edge + i), step = load(s->step + i);
+        __mmask16 late = _mm512_cmplt_epi32_mask(requantise_quick(edge, q), step);
+        __mmask16 early = _mm512_cmpge_epi32_mask(requantise_quick(_mm512_sub_epi32(edge, one), q), step);
+        if (s->count - i < LANES) {
+            late &= (__mmask16)((1u << (s->count - i)) - 1);
+            early &= (__mmask16)((1u << (s->count - i)) - 1);
+        }
+        d.found += __builtin_popcount(late) + __builtin_popcount(early);
+        if (d.found > 1) break;
+        if (late) d.sum = s->edge[i + __builtin_ctz(late)], d.delta = 1;
+        if (early) d.sum = s->edge[i + __builtin_ctz(early)] - 1, d.delta = -1;
+    }
+    return d;
+}
+
+static int32_t clamped_exact(int32_t sum, int32_t multiplier, int32_t shift, int32_t min, int32_t max) {
+    int32_t q = dn_requantise(sum, multiplier, shift);
+    return q < min ? min : q > max ? max : q;
+}
+
+/* Away from `sum` the quick staircase never falls, so right edges, and right neighbours of `sum`, make it right all over. */
+static bool corrected(const staircase *s, quick *q, difference d, int32_t multiplier, int32_t shift, int32_t min, int32_t max) {
+    q->exception = _mm512_set1_epi32(d.sum);
+    q->delta = _mm512_set1_epi32(d.delta);
+    if (compare(s, q).found != 0) return false;
+    for (int32_t sum = d.sum - 1; sum <= d.sum + 1; sum++) {
+        int32_t got = _mm_cvtsi128_si32(_mm512_castsi512_si128(requantise_quick(_mm512_set1_epi32(sum), q)));
+        got = got < min ? min : got > max ? max : got;
+        if (got != clamped_exact(sum, multiplier, shift, min, max)) return false;
+    }
+    return true;
+}
+
+static int make_quick(dn_quick *q, int lane, int32_t multiplier, int32_t shift, int64_t low, int64_t high, int32_t min,
+                      int32_t max) {
+    static const int tries[] = {0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5};
+    if (shift > -1 || shift < -MAX_RIGHT || multiplier == 0 || low < -(1LL << 30) || high > 1LL << 30 || max - min > 255)
+        return 0;
+    staircase s;
+    find_edges(&s, multiplier, -shift, low, high, min, max);
+    int32_t exact = 0;
+    float real = (float)((double)multiplier / (double)(1LL << (31 - shift))), nudge = 1.0f / (float)(1 << (1 - shift));
+    memcpy(&exact, &real, sizeof exact);
+    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
+        int32_t bits = exact + tries[i];
+        memcpy(&real, &bits, sizeof real);
+        quick candidate = {_mm512_set1_ps(real), _mm512_castps_si512(_mm512_set1_ps(nudge)), _mm512_set1_epi32(INT32_MIN),
+                           _mm512_setzero_si512()};
+        difference d = compare(&s, &candidate);
+        if (d.found > 1 || (d.found == 1 && !corrected(&s, &candidate, d, multiplier, shift, min, max))) continue;
+        q->scale[lane] = real;
+        q->nudge[lane] = nudge;
+        q->exception[lane] = d.sum;
+        q->delta[lane] = d.delta;
+        return 1;
+    }
+    return 0;
 }
 
 /* ---- element by element ---- */
@@ -413,6 +540,7 @@ const dn_kernels dn_kernels_avx512vnni = {
     .nr = LANES,
     .kr = GROUP,
     .lowest_weight = -128,
+    .make_quick = make_quick,
     .gemm = dn_u8_gemm__avx512vnni,
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,

@@ -70,6 +70,7 @@ static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from,
     part.requant.bias += from;
     part.requant.multiplier += from;
     part.requant.shift += from;
+    if (part.requant.quick != NULL) part.requant.quick += from / 16;
     return part;
 }
 
@@ -102,12 +103,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
 static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t n, int32_t k, const dn_tensor *in,
                          const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
     const int8_t *w = (const int8_t *)weights->data;
-    int32_t *sum = calloc((size_t)n, sizeof *sum);
-    if (sum == NULL) return DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", n);
-    for (size_t i = 0; i < (size_t)n * (size_t)k; i++) sum[i / (size_t)k] += w[i];
-    bool fine = dn_make_requant(m, op, n, in, weights, bias, out, scale, sum, &p->gemm.requant, &p->kernels);
-    free(sum);
-    if (!fine) return false;
+    if (!dn_make_requant(m, op, n, in, weights, false, bias, out, scale, &p->gemm.requant, &p->kernels)) return false;
     p->gemm.n = n;
     p->gemm.k = k;
     p->gemm.packed = dn_pack(m, p->kernels, w, n, k);

@@ -85,18 +85,12 @@ static void run_any(dn_model *m, int op, int part, int parts) {
     }
 }
 
-/* Sums of weights per channel, and the requantisation. */
-static bool prepare_sums(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *bias,
-                         const dn_tensor *out, depthwise *p) {
+static bool prepare_requant(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *bias,
+                            const dn_tensor *out, depthwise *p) {
     double *scale = NULL;
-    int32_t *sum = calloc((size_t)p->out_c, sizeof *sum);
-    bool fine = sum != NULL;
-    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", p->out_c);
-    fine = fine && dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale);
-    for (size_t i = 0; fine && i < w->count; i++) sum[i % (size_t)p->out_c] += (int8_t)w->data[i];
-    fine = fine && dn_make_requant(m, op, p->out_c, in, w, bias, out, scale, sum, &p->depthwise.requant, &p->kernels);
+    bool fine = dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale) &&
+                dn_make_requant(m, op, p->out_c, in, w, true, bias, out, scale, &p->depthwise.requant, &p->kernels);
     free(scale);
-    free(sum);
     return fine;
 }
 
@@ -164,7 +158,7 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     p->depthwise.k_w = p->k_w;
     p->depthwise.stride_w = p->stride_w;
     p->depthwise.dil_w = p->dil_w;
-    if (!prepare_sums(m, op, in, w, bias, out, p)) return false;
+    if (!prepare_requant(m, op, in, w, bias, out, p)) return false;
     if (p->multiplier != 1 || p->k_h > DN_MAX_ROWS || p->k_h * p->k_w > DN_MAX_TAPS) p->kernels = NULL;
     else if (!prepare_stripe(m, op, p)) return false;
     m->op[op].run = p->kernels == NULL ? run_any : run_depthwise;

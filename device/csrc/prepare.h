@@ -29,11 +29,11 @@ bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift);
 /* TFLite's CalculateActivationRangeQuantized, in the arena's form. */
 bool dn_activation_range(dn_model *m, int op, int activation, const dn_tensor *out, int32_t *min, int32_t *max);
 
-/* Fills all of `r` but its range and `once`: scale[c] are real multipliers, weights_sum[c] the sum of the channel's
- * weights. `*kernels` are the model's, or the scalar ones where a scale is too large, or a
- * weight too small, for the vectors' arithmetic. */
+/* Fills all of `r` but its range and `once`: scale[c] are real multipliers; weights lie channel after channel, or with the
+ * channels last. `*kernels` are the model's, or the scalar ones where a scale is too large, or a weight too small, for the
+ * vectors' arithmetic. */
 bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
-                     const dn_tensor *bias, const dn_tensor *out, const double *scale, const int32_t *weights_sum, dn_requant *r,
+                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, dn_requant *r,
                      const dn_kernels **kernels);
 
 /* Real multiplier per output channel of a convolution; `*scale` is malloc'ed for the caller. */

@@ -96,28 +96,77 @@ static bool read_bias(dn_model *m, int op, const dn_tensor *bias, int32_t channe
     return true;
 }
 
-bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
-                     const dn_tensor *bias, const dn_tensor *out, const double *scale, const int32_t *weights_sum, dn_requant *r,
-                     const dn_kernels **kernels) {
+/* The smallest and largest sum that a channel can make, its bias included. */
+typedef struct {
+    int64_t low, high;
+} reach;
+
+static void sum_weights(const dn_tensor *weights, int32_t channels, bool channels_last, int64_t *sum, int64_t *magnitude) {
+    size_t n = (size_t)channels, per_channel = weights->count / n;
+    for (size_t i = 0; i < weights->count; i++) {
+        size_t c = channels_last ? i % n : i / per_channel;
+        int32_t v = (int8_t)weights->data[i];
+        sum[c] += v;
+        magnitude[c] += v < 0 ? -v : v;
+    }
+}
+
+static void make_quick(const dn_kernels *kernels, const dn_requant *r, int32_t channels, const reach *reaches, dn_quick *q) {
+    for (int32_t c = 0; c < channels; c++) {
+        dn_quick *block = &q[c / 16];
+        if (c % 16 == 0) block->usable = 1;
+        if (block->usable)
+            block->usable = kernels->make_quick(block, c % 16, r->multiplier[c], r->shift[c], reaches[c].low,
+                                                reaches[c].high, r->min - r->zero_point, r->max - r->zero_point);
+    }
+}
+
+static bool fill_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
+                         const double *scale, const int64_t *sum, const int64_t *magnitude, dn_requant *r, reach *reaches,
+                         const dn_kernels **kernels) {
     size_t room = ((size_t)channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
     int32_t *v = dn_pool(m, 3 * room * sizeof *v);
     if (v == NULL) return false;
     int32_t *biases = v, *multiplier = v + room, *shift = v + 2 * room;
     if (!read_bias(m, op, bias, channels, biases)) return false;
-    *kernels = m->kernels;
     for (int32_t c = 0; c < channels; c++) {
         if (!dn_quantise_multiplier(scale[c], &multiplier[c], &shift[c]))
             return DN_REFUSE(m, op, DN_UNSUPPORTED, "channel %d is scaled by %g", c, scale[c]);
         if (shift[c] >= 0 && multiplier[c] != 0) *kernels = &dn_kernels_scalar;
-        biases[c] = (int32_t)((uint32_t)biases[c] - (uint32_t)dn_arena_zero(in) * (uint32_t)weights_sum[c]);
+        int64_t base = biases[c] - dn_arena_zero(in) * sum[c];
+        int64_t positive = (magnitude[c] + sum[c]) / 2, negative = (sum[c] - magnitude[c]) / 2;
+        reaches[c] = (reach){base + positive * DN_ACT_MIN + negative * DN_ACT_MAX,
+                             base + positive * DN_ACT_MAX + negative * DN_ACT_MIN};
+        biases[c] = (int32_t)(uint32_t)(uint64_t)base;
     }
-    for (size_t i = 0; i < weights->count && (*kernels)->lowest_weight > -128; i++)
-        if ((int8_t)weights->data[i] < (*kernels)->lowest_weight) *kernels = &dn_kernels_scalar;
     r->bias = biases;
     r->multiplier = multiplier;
     r->shift = shift;
-    r->zero_point = dn_arena_zero(out);
     return true;
+}
+
+bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
+                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, dn_requant *r,
+                     const dn_kernels **kernels) {
+    int64_t *sum = calloc(2 * (size_t)channels, sizeof *sum);
+    reach *reaches = calloc((size_t)channels, sizeof *reaches);
+    bool fine = sum != NULL && reaches != NULL;
+    if (!fine) DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %d sums", channels);
+    *kernels = m->kernels;
+    r->zero_point = dn_arena_zero(out);
+    if (fine) sum_weights(weights, channels, channels_last, sum, sum + channels);
+    fine = fine && fill_requant(m, op, channels, in, bias, scale, sum, sum + channels, r, reaches, kernels);
+    for (size_t i = 0; fine && i < weights->count && (*kernels)->lowest_weight > -128; i++)
+        if ((int8_t)weights->data[i] < (*kernels)->lowest_weight) *kernels = &dn_kernels_scalar;
+    if (fine && (*kernels)->make_quick != NULL && !r->once) {
+        dn_quick *quick = dn_pool(m, ((size_t)channels + DN_CHANNEL_BLOCK - 1) / 16 * sizeof *quick);
+        fine = quick != NULL;
+        if (fine) make_quick(*kernels, r, channels, reaches, quick);
+        r->quick = quick;
+    }
+    free(sum);
+    free(reaches);
+    return fine;
 }
 
 bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h, int32_t k_w, int32_t stride_h,

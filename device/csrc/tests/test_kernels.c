@@ -1,4 +1,5 @@
 /* Every vector kernel against its scalar twin, bit for bit: tiles, remainders, strides, extremes. */
+#include <math.h>
 #include <string.h>
 
 #include "../kernels.h"
@@ -23,7 +24,7 @@ static dn_requant random_requant(noise *n, int once) {
         low = DN_ACT_MIN;
         high = DN_ACT_MAX;
     }
-    return (dn_requant){bias, multiplier, shift, noise_between(n, DN_ACT_MIN, DN_ACT_MAX), low, high, once};
+    return (dn_requant){bias, multiplier, shift, noise_between(n, DN_ACT_MIN, DN_ACT_MAX), low, high, once, NULL};
 }
 
 static void fill_weights(noise *n, const dn_kernels *kernels, int8_t *w, size_t count) {
@@ -107,6 +108,24 @@ static void test_elementwise(const dn_kernels *fast, noise *n, size_t count) {
     CHECK(memcmp(got, expected, sizeof got) == 0);
 }
 
+/* Every sum in reach, in plain C, against the definition. */
+static int test_quick(const dn_kernels *fast, noise *n) {
+    dn_quick q = {0};
+    int32_t m = (1 << 30) + noise_between(n, 0, (1 << 30) - 1), s = -noise_between(n, 1, 12);
+    int32_t low = noise_between(n, -60000, 60000), high = noise_between(n, low, 60000);
+    int32_t min = noise_between(n, -255, 0), max = noise_between(n, min, min + 255);
+    if (fast->make_quick == NULL || !fast->make_quick(&q, 3, m, s, low, high, min, max)) return 0;
+    for (int32_t sum = low; sum <= high; sum++) {
+        int32_t exact = dn_requantise(sum, m, s);
+        int32_t got = (int32_t)lrintf(fmaf((float)sum, q.scale[3], copysignf(q.nudge[3], sum < 0 ? -1.0f : 1.0f)));
+        if (sum == q.exception[3]) got += q.delta[3];
+        exact = exact < min ? min : exact > max ? max : exact;
+        got = got < min ? min : got > max ? max : got;
+        CHECK(got == exact);
+    }
+    return 1;
+}
+
 int main(void) {
     static const int windows[][4] = {{3, 3, 1, 1}, {3, 3, 2, 1}, {5, 5, 1, 1}, {5, 5, 2, 1}, {3, 3, 1, 2},
                                      {1, 1, 1, 1}, {7, 7, 2, 1}, {2, 4, 1, 1}, {3, 3, 3, 1}, {4, 1, 1, 1}};
@@ -122,6 +141,9 @@ int main(void) {
                            w[2], w[3]);
         }
         for (size_t i = 0; i < 400; i++) test_elementwise(fast, &n, i);
+        int quick = 0;
+        for (int i = 0; i < 200; i++) quick += test_quick(fast, &n);
+        CHECK(fast->make_quick == NULL || quick > 100);
         printf("%s equals scalar\n", *name);
     }
     return 0;
