@@ -204,7 +204,7 @@ def start_heads(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call,arg-type]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     _fold(student.classify, weight.detach(), bias.detach(), mean, spread)
 
 
