@@ -288,7 +288,7 @@ def test_an_interrupted_step_is_taken_again_and_no_device_is_updated_twice(fleet
     class PowerCutError(Exception):
         pass
 
-    for _ in range(200):
+    for _ in range(80):
 
         def cut(session):
             rollouts.advance(session, which, fleet.now - 60, fleet.now)
