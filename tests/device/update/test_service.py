@@ -7,7 +7,7 @@ import tiny
 from board import until
 from simulated_cloud import DAY, utc
 
-from distillnet.device.update import link
+from distillnet.device.update import link, service
 from distillnet.device.update.service import open_store
 from distillnet.proto.v1 import fleet_pb2
 
@@ -294,3 +294,41 @@ def test_board_whose_clock_runs_ahead_says_so_and_takes_the_update_once_it_is_ri
     monkeypatch.setattr(effects, "believed_time", real)
     board.service.check_now()
     until(lambda: board.running_version == 2)
+
+
+def test_update_waits_for_its_hours_and_a_rollback_does_not(cloud, make_board, monkeypatch):
+    board = make_board().enroll().start()
+    board.take(1)
+    board.take(2)
+    board.stop()
+    board.update["hours"] = [("02:00", "04:00")]
+    clock = {"now": "12:00"}
+    monkeypatch.setattr(service, "within", lambda hours, now: not hours or "02:00" <= clock["now"] < "04:00")
+    board.start()
+    directive = cloud.publish(3, tiny.numbered(3))
+    cloud.send(board.name, directive)
+    until(lambda: any("waits for its hours" in report.reason for report in cloud.served.reports))
+    assert board.payloads[-1].reason == "waits for its hours (02:00–04:00)"
+    rollback = cloud.rollback()
+    cloud.send(board.name, rollback)
+    assert cloud.wait_outcome(rollback).version == 1
+    clock["now"] = "02:30"
+    assert cloud.wait_outcome(directive).phase == COMMITTED
+    assert board.running_version == 3
+
+
+@pytest.mark.parametrize(
+    ("hours", "clock", "inside"),
+    [
+        ([], (3, 0), True),
+        ([("02:00", "04:00")], (3, 0), True),
+        ([("02:00", "04:00")], (4, 0), False),
+        ([("22:00", "04:00")], (23, 30), True),
+        ([("22:00", "04:00")], (3, 59), True),
+        ([("22:00", "04:00")], (12, 0), False),
+        ([("01:00", "02:00"), ("12:00", "13:00")], (12, 30), True),
+    ],
+)
+def test_hours_may_go_over_midnight(hours, clock, inside):
+    now = time.mktime((2026, 6, 15, *clock, 0, 0, 0, -1))
+    assert service.within(hours, now) is inside

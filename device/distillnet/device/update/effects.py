@@ -108,7 +108,7 @@ class BoardEffects:
                 fruitless += 1
                 if fruitless >= MAX_FRUITLESS:
                     raise RefusedError(f"gave up after {fruitless} attempts: {exc}", final=False) from exc
-                if found is not None:
+                if found is not None and not isinstance(exc, TooSlowError):
                     found.trust.expect_breaks()
                 delay_s = self._backoff.next_s()
                 log.warning("fetching: %s; trying again in %.1f s", exc, delay_s)

@@ -17,7 +17,7 @@ from distillnet.device.update.backoff import Backoff
 from distillnet.device.update.channel import fleet_channel, reason_of
 from distillnet.device.update.enroll import renew
 from distillnet.device.update.errors import TransientError, UpdateError
-from distillnet.device.update.identity import DeviceIdentity, load_identity
+from distillnet.device.update.identity import DeviceIdentity, IdentityFileError, load_identity
 from distillnet.proto.v1 import fleet_pb2, fleet_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class FleetLink:
         self._backoff = backoff or Backoff()
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._identity: DeviceIdentity | None = None
         self._channel: grpc.Channel | None = None
         self._stream: _Stream | None = None
@@ -88,12 +89,18 @@ class FleetLink:
         """Return the identity and the channel to fetch with.
 
         Raises:
-            TransientError: the board is not enrolled yet, or the link is just starting.
+            TransientError: the board is not enrolled, or its identity is damaged.
 
         """
+        try:
+            opened = self._open()
+        except IdentityFileError as exc:
+            raise TransientError(str(exc)) from exc
+        if not opened:
+            raise TransientError("this board is not enrolled: distillnet enroll")
         with self._lock:
             if self._identity is None or self._channel is None:
-                raise TransientError("this board is not enrolled: distillnet enroll")
+                raise TransientError("the link to the fleet is just being closed")
             return self._identity, self._channel
 
     def send(self, message: fleet_pb2.DeviceMessage) -> bool:
@@ -119,12 +126,10 @@ class FleetLink:
 
     def _prepare(self) -> bool:
         """Have an identity and a channel, renewed if due; False while the board is not enrolled."""
-        identity = self._identity or load_identity(self._state_dir)
-        if identity is None:
+        if not self._open():
             return False
-        if self._channel is None:
-            self._use(identity)
-        if self._renewal_due(identity):
+        identity = self._identity
+        if identity is not None and self._renewal_due(identity):
             self._renewal_not_before = time.monotonic() + _RENEWAL_RETRY_S
             assert self._channel is not None
             try:
@@ -132,6 +137,16 @@ class FleetLink:
             except TransientError as exc:
                 log.warning("%s", exc)
         return True
+
+    def _open(self) -> bool:
+        """Have the identity and a channel; False while the board is not enrolled."""
+        with self._opening:
+            if self._channel is None and not self._stop.is_set():
+                identity = load_identity(self._state_dir)
+                if identity is None:
+                    return False
+                self._use(identity)
+            return True
 
     def _renewal_due(self, identity: DeviceIdentity) -> bool:
         return identity.renewal_due(time.time()) and time.monotonic() >= self._renewal_not_before

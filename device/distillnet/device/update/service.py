@@ -106,6 +106,7 @@ class UpdateService:
         self._inbox: queue.SimpleQueue[fleet_pb2.Directive | str] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: list[fleet_pb2.Directive] = []  # received and not yet taken up; what interrupts an update
+        self._postponed: fleet_pb2.Directive | None = None
         self._aborting: set[str] = set()  # rollbacks that an update under way has already given way to
         self._record = Record()
         self._session = uuid.uuid4().hex
@@ -194,7 +195,12 @@ class UpdateService:
             try:
                 item: fleet_pb2.Directive | str = self._inbox.get(timeout=_TICK_S)
             except queue.Empty:
-                if time.monotonic() < poll_at:
+                in_hours = within(self._config.update.hours, time.time())
+                if self._postponed is not None and in_hours:
+                    postponed, self._postponed = self._postponed, None
+                    self._take(postponed, driver, effects, store)
+                    continue
+                if time.monotonic() < poll_at or not in_hours:
                     continue
                 item = "check"
                 spread = 1 + _JITTER * (2 * self._random.random() - 1)
@@ -214,12 +220,31 @@ class UpdateService:
             self._send(_report_of(past, store.record))
             return
         kind = directive.WhichOneof("action")
-        if kind == "update":
+        if kind == "update" and not within(self._config.update.hours, time.time()):
+            self._postpone(directive, store)
+        elif kind == "update":
             self._take_update(directive.id, directive.update, driver, store)
         elif kind == "rollback":
             self._take_rollback(directive.id, directive.rollback, effects, store)
         else:
             log.warning("directive %s asks for nothing this version knows", directive.id)
+
+    def _postpone(self, directive: fleet_pb2.Directive, store: ModelStore) -> None:
+        """Keep the newest update until its hours come, and say so; the fleet sends it again after a restart."""
+        hours = ", ".join(f"{start}–{end}" for start, end in self._config.update.hours)
+        reason = f"waits for its hours ({hours})"
+        self._postponed = directive
+        self._publish(_payload(store.record, self._slot, 0.0).model_copy(update={"reason": reason}))
+        self._send(
+            fleet_pb2.UpdateReport(
+                directive_id=directive.id,
+                phase=fleet_pb2.UPDATE_PHASE_IDLE,
+                application=directive.update.application,
+                version=directive.update.version,
+                digest=directive.update.digest,
+                reason=reason,
+            )
+        )
 
     def _take_update(self, name: str, wanted: fleet_pb2.Update, driver: Driver, store: ModelStore) -> None:
         update = Update(
@@ -442,3 +467,11 @@ def _shown(slot: Installed | None) -> InstalledModelPayload | None:
 
 def _model(slot: Installed) -> fleet_pb2.InstalledModel:
     return fleet_pb2.InstalledModel(application=slot.application, version=slot.version, digest=slot.digest)
+
+
+def within(hours: list[tuple[str, str]], now: float) -> bool:
+    """Whether local time `now` (Unix seconds) lies in one of the ranges "HH:MM"–"HH:MM"; none at all = always."""
+    clock = time.strftime("%H:%M", time.localtime(now))
+    return not hours or any(
+        start <= clock < end if start <= end else clock >= start or clock < end for start, end in hours
+    )

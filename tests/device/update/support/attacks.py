@@ -199,13 +199,15 @@ def _oversized_message(cloud, board):
 
 def _stall(seconds: float, every: int) -> Mount:
     def mount(cloud, board):
-        cloud.chunk_bytes = every
-
         def wait(request, chunks):
             for chunk in chunks:
-                if request.path.startswith("targets/"):
+                if not request.path.startswith("targets/"):
+                    yield chunk
+                    continue
+                for at in range(0, len(chunk.data), every):
                     cloud.closing.wait(seconds)
-                yield chunk
+                    piece = chunk.data[at : at + every]
+                    yield artifacts_pb2.Chunk(offset=chunk.offset + at, data=piece, total_size=chunk.total_size)
 
         cloud.fetch_hook = wait
         return _publish(cloud)
