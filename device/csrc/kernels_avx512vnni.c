@@ -371,20 +371,44 @@ typedef struct {
     int32_t edge[MAX_STEPS + LANES], step[MAX_STEPS + LANES];
 } staircase;
 
-/* ceil(a / b), b > 0 */
-static int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+/* whole + rest / divisor, 0 <= rest < divisor: divided once, then only added to */
+typedef struct {
+    int64_t whole, rest;
+} fraction;
 
+static fraction fraction_of(int64_t a, int64_t divisor) {
+    fraction f = {a / divisor, a % divisor};
+    if (f.rest < 0) {
+        f.rest += divisor;
+        f.whole--;
+    }
+    return f;
+}
+
+/* Step `step` begins at the smallest sum with sum * multiplier + round - (sum < 0 ? 2^31 : 0) >= step * unit. */
 static void find_edges(staircase *s, int32_t multiplier, int right, int64_t low, int64_t high, int32_t min, int32_t max) {
     int64_t unit = 1LL << (31 + right), round = (1LL << 30) + (1LL << (30 + right));
+    fraction by = fraction_of(unit, multiplier), at = fraction_of(((int64_t)min + 1) * unit - round, multiplier);
+    fraction away = fraction_of(1LL << 31, multiplier);
     s->count = 0;
-    for (int64_t step = (int64_t)min + 1; step <= max; step++) {
-        /* sum * multiplier + round - (sum < 0 ? 2^31 : 0) >= step * unit */
-        int64_t edge = divide_up(step * unit - round + (step <= 0 ? 1LL << 31 : 0), multiplier);
+    for (int32_t step = min + 1; step <= max; step++) {
+        int64_t whole = at.whole + (step <= 0 ? away.whole : 0), rest = at.rest + (step <= 0 ? away.rest : 0);
+        if (rest >= multiplier) {
+            rest -= multiplier;
+            whole++;
+        }
+        int64_t edge = whole + (rest > 0);
         if (step <= 0 && edge > 0) edge = 0;
+        at.whole += by.whole;
+        at.rest += by.rest;
+        if (at.rest >= multiplier) {
+            at.rest -= multiplier;
+            at.whole++;
+        }
         if (edge > high) break;
         if (edge <= low) continue;
         s->edge[s->count] = (int32_t)edge;
-        s->step[s->count++] = (int32_t)step;
+        s->step[s->count++] = step;
     }
     for (int i = s->count; i < s->count + LANES && s->count > 0; i++) { /* whole vectors */
         s->edge[i] = s->edge[s->count - 1];

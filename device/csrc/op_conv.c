@@ -103,7 +103,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
 static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t n, int32_t k, const dn_tensor *in,
                          const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
     const int8_t *w = (const int8_t *)weights->data;
-    if (!dn_make_requant(m, op, n, in, weights, false, bias, out, scale, &p->gemm.requant, &p->kernels)) return false;
+    if (!dn_make_requant(m, op, n, in, weights, false, bias, out, scale, p->rows, &p->gemm.requant, &p->kernels)) return false;
     p->gemm.n = n;
     p->gemm.k = k;
     p->gemm.packed = dn_pack(m, p->kernels, w, n, k);

@@ -89,7 +89,8 @@ static bool prepare_requant(dn_model *m, int op, const dn_tensor *in, const dn_t
                             const dn_tensor *out, depthwise *p) {
     double *scale = NULL;
     bool fine = dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale) &&
-                dn_make_requant(m, op, p->out_c, in, w, true, bias, out, scale, &p->depthwise.requant, &p->kernels);
+                dn_make_requant(m, op, p->out_c, in, w, true, bias, out, scale, out->count / (size_t)p->out_c,
+                                &p->depthwise.requant, &p->kernels);
     free(scale);
     return fine;
 }

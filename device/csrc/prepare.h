@@ -30,11 +30,11 @@ bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift);
 bool dn_activation_range(dn_model *m, int op, int activation, const dn_tensor *out, int32_t *min, int32_t *max);
 
 /* Fills all of `r` but its range and `once`: scale[c] are real multipliers; weights lie channel after channel, or with the
- * channels last. `*kernels` are the model's, or the scalar ones where a scale is too large, or a weight too small, for the
+ * channels last; `uses` says how many sums a channel makes in a run, and so whether a dn_quick is worth the search. `*kernels` are the model's, or the scalar ones where a scale is too large, or a weight too small, for the
  * vectors' arithmetic. */
 bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
-                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, dn_requant *r,
-                     const dn_kernels **kernels);
+                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, size_t uses,
+                     dn_requant *r, const dn_kernels **kernels);
 
 /* Real multiplier per output channel of a convolution; `*scale` is malloc'ed for the caller. */
 bool dn_channel_scales(dn_model *m, int op, const dn_tensor *in, const dn_tensor *weights, int axis,

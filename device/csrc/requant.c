@@ -4,6 +4,8 @@
 
 #include "prepare.h"
 
+enum { WORTH_A_SEARCH = 32 };
+
 bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift) {
     *multiplier = 0;
     *shift = 0;
@@ -103,11 +105,14 @@ typedef struct {
 
 static void sum_weights(const dn_tensor *weights, int32_t channels, bool channels_last, int64_t *sum, int64_t *magnitude) {
     size_t n = (size_t)channels, per_channel = weights->count / n;
-    for (size_t i = 0; i < weights->count; i++) {
-        size_t c = channels_last ? i % n : i / per_channel;
-        int32_t v = (int8_t)weights->data[i];
-        sum[c] += v;
-        magnitude[c] += v < 0 ? -v : v;
+    size_t outer = channels_last ? per_channel : n, inner = channels_last ? n : per_channel, i = 0;
+    for (size_t o = 0; o < outer; o++) {
+        for (size_t k = 0; k < inner; k++, i++) {
+            size_t c = channels_last ? k : o;
+            int32_t v = (int8_t)weights->data[i];
+            sum[c] += v;
+            magnitude[c] += v < 0 ? -v : v;
+        }
     }
 }
 
@@ -146,8 +151,8 @@ static bool fill_requant(dn_model *m, int op, int32_t channels, const dn_tensor 
 }
 
 bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
-                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, dn_requant *r,
-                     const dn_kernels **kernels) {
+                     bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, size_t uses,
+                     dn_requant *r, const dn_kernels **kernels) {
     int64_t *sum = calloc(2 * (size_t)channels, sizeof *sum);
     reach *reaches = calloc((size_t)channels, sizeof *reaches);
     bool fine = sum != NULL && reaches != NULL;
@@ -158,7 +163,7 @@ bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in,
     fine = fine && fill_requant(m, op, channels, in, bias, scale, sum, sum + channels, r, reaches, kernels);
     for (size_t i = 0; fine && i < weights->count && (*kernels)->lowest_weight > -128; i++)
         if ((int8_t)weights->data[i] < (*kernels)->lowest_weight) *kernels = &dn_kernels_scalar;
-    if (fine && (*kernels)->make_quick != NULL && !r->once) {
+    if (fine && (*kernels)->make_quick != NULL && !r->once && uses >= WORTH_A_SEARCH) {
         dn_quick *quick = dn_pool(m, ((size_t)channels + DN_CHANNEL_BLOCK - 1) / 16 * sizeof *quick);
         fine = quick != NULL;
         if (fine) make_quick(*kernels, r, channels, reaches, quick);
@@ -202,7 +207,11 @@ int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t
     if (packed == NULL) return NULL;
     for (size_t col = 0; col < (size_t)n; col++) {
         int8_t *block = packed + col / nr * groups * nr * kr + col % nr * kr;
-        for (size_t i = 0; i < (size_t)k; i++) block[i / kr * nr * kr + i % kr] = w[col * (size_t)k + i];
+        const int8_t *row = w + col * (size_t)k;
+        size_t i = 0;
+        if (kr == 4) /* a fixed size is copied without a call */
+            for (; i + 4 <= (size_t)k; i += 4, block += nr * 4) memcpy(block, row + i, 4);
+        for (; i < (size_t)k; i += kr, block += nr * kr) memcpy(block, row + i, (size_t)k - i < kr ? (size_t)k - i : kr);
     }
     return packed;
 }

@@ -25,5 +25,5 @@ clang "${flags[@]}" -c "$here/fuzz_model.c" -o "$build/fuzz_model.o"
 clang -fsanitize=fuzzer,address,undefined "$build/fuzz_model.o" "${objects[@]}" -o "$build/fuzz_model" -lm -lpthread
 for seed in "$@"; do cp "$seed" "$build/corpus/"; done
 cd "$build"
-exec ./fuzz_model -max_total_time=$((minutes * 60)) -max_len=65536 -timeout=20 -rss_limit_mb=2048 -use_value_profile=1 \
+exec ./fuzz_model -max_total_time=$((minutes * 60)) -max_len=65536 -timeout=120 -rss_limit_mb=2048 -use_value_profile=1 \
   -print_final_stats=1 -artifact_prefix=findings/ corpus "$here/corpus" "$here/regressions"
