@@ -21,9 +21,7 @@ HEADER = f"{'model':36} kernels     threads native ms LiteRT ms  ratio  GMAC/s  
 def main() -> None:
     options = _options()
     facts = []
-    print(  # noqa: T201
-        f"{'model':36} {'kernels':11} {'threads':>7} {'native ms':>9} {'LiteRT ms':>9} {'ratio':>6} {'GMAC/s':>7} {'load ms':>8}"
-    )
+    print(HEADER)  # noqa: T201
     for path in options.models or _models():
         for threads in options.threads:
             for kernels in options.kernels:
