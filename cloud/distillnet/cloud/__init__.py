@@ -1,6 +1,5 @@
 """The cloud: distillation, signed repository, fleet services. torch loads only when `distill` is asked for."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +10,9 @@ __all__ = ["distill"]
 
 def __getattr__(name: str) -> Any:
     if name == "distill":
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve everything else when busy
+        from distillnet.cloud import host
+
+        host.prepare()
         from distillnet.cloud.pipeline import distill
 
         return distill

@@ -1,13 +1,14 @@
 """The command `distillnet distill`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from distillnet.cloud import host
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,7 @@ def _command(
 
     Example: distillnet distill backyard.app.toml --out backyard --minutes 15
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve everything else on a busy machine
+    host.prepare()
     from distillnet.cloud.pipeline import distill
 
     try:

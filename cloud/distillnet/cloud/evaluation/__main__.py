@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from distillnet.cloud import host
 from distillnet.proto.strict import ConfigError, nearest
 
 
@@ -32,7 +33,7 @@ def _command(
 
     Example: python -m distillnet.cloud.evaluation --applications backyard --steps 300 --minutes 20
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve each other on a busy machine
+    host.prepare()
     import torch
 
     from distillnet.cloud.application import TeacherSection
