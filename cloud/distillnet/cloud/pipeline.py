@@ -26,7 +26,7 @@ from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, Ints, macro_recall, softmax
 from distillnet.cloud.places import cache_directory, write_whole
 from distillnet.cloud.progress import Steps
-from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_decision, fit_temperature
+from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_bias, fit_decision, fit_temperature
 from distillnet.cloud.teacher import Pixels, Teacher, load, normalise
 from distillnet.cloud.training import Lessons, Recipe, balanced, distil, predict, start_heads
 from distillnet.cloud.views import Views, plan, render, shrink_all
@@ -42,7 +42,6 @@ CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
 TEACHER_TO_STUDENT_MACS = 16.0
 SHORT_MINUTES = 4.0
-BALANCE = 0.5
 PROBE_SHARE = 0.5
 
 
@@ -257,6 +256,8 @@ class _Run:
         self, teacher: Teacher, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate
     ) -> tuple[bytes, Decision, Any, Floats]:
         train, validation = views.where("train"), views.where("validation")
+        if (views.labels < 0).all():
+            self._follow_teacher(teacher, pixels[validation], wanted[validation], candidate)
         calibration = normalise(pixels[sample(train, CALIBRATION_PICTURES, self.seed)], teacher.mean, teacher.scale)
         model = to_int8(candidate.student, calibration)
         runner = load_model(model, "auto")
@@ -273,6 +274,12 @@ class _Run:
         rate = self.application.budget.false_alarm_rate or DEFAULT_FALSE_ALARM_RATE
         decision = fit_decision(logits[validation], wanted[validation], negative, rate, temperature=temperature)
         return model, decision, gate, softmax(logits, decision.temperature)
+
+    def _follow_teacher(self, teacher: Teacher, pixels: Pixels, wanted: Floats, candidate: Candidate) -> None:
+        """Fold a bias into the student that makes it decide as often for each output as the teacher does."""
+        bias = fit_bias(predict(candidate.student, pixels, teacher.mean, teacher.scale), wanted)
+        with torch.no_grad():
+            candidate.student.classify.bias.add_(torch.from_numpy(bias))
 
     def _check_budget(self, student_ms: float, size: int) -> None:
         budget = self.application.budget

@@ -36,6 +36,26 @@ def fit_temperature(logits: Floats, targets: Floats) -> float:
     return float(grid[int(np.argmin(losses))])
 
 
+def fit_bias(logits: Floats, targets: Floats, *, rounds: int = 50, strength: float = 2.0) -> Floats:
+    """Return what to add to the logits so that outputs are decided as often as wanted, float32 (K+1,), mean 0.
+
+    A student that saw few pictures of `other` says it too rarely about new ones; a constant per output mends that.
+
+    Args:
+        logits: (N, K+1), of validation data.
+        targets: probabilities (N, K+1).
+        rounds: of Newton's diagonal steps on the cross-entropy.
+        strength: of the pull towards no change, in pictures.
+
+    """
+    bias = np.zeros(logits.shape[1], np.float64)
+    for _ in range(rounds if len(logits) else 0):
+        scores = np.asarray(softmax(np.asarray(logits + bias, np.float32)), np.float64)
+        slope = (scores - targets).sum(0) + strength * bias
+        bias -= 0.5 * slope / ((scores * (1 - scores)).sum(0) + strength)
+    return np.asarray(bias - bias.mean(), np.float32)
+
+
 def fit_decision(
     logits: Floats, targets: Floats, negative: NDArray[np.bool_], rate: float, *, temperature: float | None = None
 ) -> Decision:
