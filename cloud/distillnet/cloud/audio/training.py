@@ -17,7 +17,7 @@ from distillnet.cloud.audio.students import DsCnn, StudentShape
 class Recipe:
     """How a student is trained. `distilled=False` is the control: the labels alone."""
 
-    epochs: int = 24
+    epochs: int = 16
     batch: int = 96
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -35,6 +35,7 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     student = DsCnn(shape, lessons.truth.shape[1])
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
     classes = nn.Linear(student.features, lessons.logits.shape[1])
     features = nn.Linear(student.features, lessons.embedding.shape[1])
     both = nn.ModuleList([student, classes, features])
@@ -53,7 +54,7 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
     for _ in range(recipe.epochs):
         both.train()
         order = torch.from_numpy(rng.permutation(len(x)))
-        for at in torch.tensor_split(order, range(recipe.batch, len(x), recipe.batch)):
+        for at in torch.tensor_split(order, list(range(recipe.batch, len(x), recipe.batch))):
             pooled = student.embed(_varied(x[at], rng))
             loss = F.cross_entropy(student.classify(student.dropout(pooled)), wanted[at])
             if recipe.distilled:
@@ -67,6 +68,7 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
             schedule.step()
         if time.monotonic() - begun > recipe.seconds:
             break
+    student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return student.eval()
 
 
@@ -82,4 +84,4 @@ def _varied(x: Tensor, rng: np.random.Generator) -> Tensor:
     x[:, :, :, begin : begin + width] = 0
     width, begin = int(rng.integers(0, frames // 5 + 1)), int(rng.integers(0, frames))
     x[:, :, begin : begin + width] = 0
-    return x
+    return x.contiguous(memory_format=torch.channels_last)

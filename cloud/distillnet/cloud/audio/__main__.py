@@ -1,0 +1,65 @@
+"""`python -m distillnet.cloud.audio`: see `--help`."""
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from distillnet.cloud import host
+from distillnet.proto.strict import ConfigError
+
+_DATA = Path(os.environ.get("DISTILLNET_DATA", "../shared/data"))
+
+
+def _command(
+    archive: Path = typer.Option(_DATA / "esc10-folds1-4.zip", help="ESC-10, four folds"),
+    models: Path = typer.Option(_DATA / "models", help="folder of yamnet.tflite and yamnet_class_map.csv"),
+    results: Path = typer.Option(Path("docs/eval-audio.json"), help="results so far; gone on with"),
+    page: Path = typer.Option(Path("docs/eval-audio.md"), help="the page written from them"),
+    windows: int = typer.Option(8000, min=100, help="augmented windows per student"),
+    epochs: int = typer.Option(16, min=1, help="of training"),
+    jobs: str = typer.Option("", help="application/arm/fold, separated by commas [default: all]"),
+    minutes: float = typer.Option(120.0, min=0.0, help="start no further job after so long"),
+    threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
+) -> None:
+    """Evaluate students that hear on ESC-10, cross-validated by fold.
+
+    Resumable: a job that is in the results is not run again. Writes results after every job and the page at the end.
+
+    Example: python -m distillnet.cloud.audio --jobs ten/distilled/1 --windows 2000 --epochs 8
+    """
+    host.prepare()
+    import torch
+
+    from distillnet.cloud.audio import crossval, page_of
+
+    for path in (archive, models / "yamnet.tflite"):
+        if not path.is_file():
+            raise ConfigError(f"there is no {path}: set DISTILLNET_DATA to the folder of the evaluation data")
+    if threads:
+        torch.set_num_threads(threads)
+    crossval.run(
+        archive,
+        models,
+        results,
+        windows=windows,
+        epochs=epochs,
+        jobs=[job for job in jobs.split(",") if job],
+        minutes=minutes,
+    )
+    page_of.write(results, page)
+
+
+def main() -> None:
+    """Run; a user's error is one clear message on stderr and exit status 2."""
+    try:
+        typer.run(_command)
+    except ConfigError as exc:
+        Console(stderr=True, highlight=False).print(f"error: {exc}", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

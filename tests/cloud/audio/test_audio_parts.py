@@ -1,0 +1,115 @@
+"""The parts of audio distillation that need no teacher: clips, augmentation, streams and their counting, the page."""
+
+import json
+import wave
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distillnet.cloud.audio import augment, page_of, streams
+from distillnet.cloud.audio.clips import RATE_HZ, Clip, audible, read_clips, windows_of
+from distillnet.proto.strict import ConfigError
+
+
+def wav(path: Path, seconds: float, rate: int = 44100) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.sin(np.arange(int(seconds * rate)) * 0.1) * 9000).astype("<i2").tobytes())
+
+
+def tone(label: str, hertz: float, seconds: float = 2.0) -> Clip:
+    t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    return Clip(Path(f"{label}.wav"), label, label, (0.3 * np.sin(2 * np.pi * hertz * t)).astype(np.float32))
+
+
+def test_clips_come_by_folder_at_one_rate_and_takes_share_a_group(tmp_path: Path) -> None:
+    for name in ("1-100-A", "1-100-B", "2-200-A"):
+        wav(tmp_path / "bark" / f"{name}.wav", 0.5)
+    clips = read_clips(tmp_path)
+    assert {clip.label for clip in clips} == {"bark"}
+    assert [clip.group for clip in clips] == ["bark/1-100", "bark/1-100", "bark/2-200"]
+    assert all(abs(len(clip.samples) - 8000) < 50 for clip in clips)
+
+
+def test_clips_come_by_csv(tmp_path: Path) -> None:
+    wav(tmp_path / "a.wav", 0.2, 16000)
+    (tmp_path / "list.csv").write_text("path,label,group\na.wav,bark,tuesday\n")
+    (clip,) = read_clips(tmp_path / "list.csv")
+    assert (clip.label, clip.group, len(clip.samples)) == ("bark", "tuesday", 3200)
+    (tmp_path / "list.csv").write_text("a.wav\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        read_clips(tmp_path / "list.csv")
+
+
+def test_a_folder_without_sounds_says_what_it_expects(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a directory per class"):
+        read_clips(tmp_path)
+
+
+def test_silence_is_not_audible_and_short_sounds_are_padded() -> None:
+    sound = np.concatenate([np.zeros(100), np.ones(100) * 0.1]).astype(np.float32)
+    assert audible(windows_of(sound, 100, 100)).tolist() == [False, True]
+    assert windows_of(sound, 500, 100).shape == (1, 500)
+
+
+def test_mixing_keeps_the_stated_ratio() -> None:
+    rng = np.random.default_rng(0)
+    one, other = augment.coloured_noise(16000, rng), augment.coloured_noise(16000, rng)
+    added = augment.mixed(one, other, 12.0) - one
+    assert 20 * np.log10(np.std(one) / np.std(added)) == pytest.approx(12.0, abs=0.2)
+
+
+@pytest.mark.parametrize("change", [augment.shaken, augment.estranged, augment.in_a_room, augment.tilted])
+def test_augmentation_keeps_length_and_is_repeatable(change: object) -> None:
+    sound = tone("a", 440.0).samples
+    first, second = (change(sound, np.random.default_rng(3)) for _ in range(2))  # type: ignore[operator]
+    assert first.shape == sound.shape and np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_stream_has_its_clips_where_the_truth_says() -> None:
+    stream, truths = streams.build([tone("a", 500.0), tone("b", 2000.0)], seed=1, minutes=1)
+    assert len(stream) == 60 * RATE_HZ and len(truths) >= 4
+    for before, after in pairwise(truths):
+        assert before.end_s + streams.GAP_S[0] <= after.start_s + 1e-3
+    loud = next(truth for truth in truths if truth.snr_db == 20.0)
+    part = stream[int(loud.start_s * RATE_HZ) : int(loud.end_s * RATE_HZ)]
+    assert 20 * np.log10(np.std(part) / streams.BACKGROUND_RMS) == pytest.approx(20.0, abs=0.5)
+
+
+def test_a_run_of_detections_is_one_hit_or_one_false_alarm() -> None:
+    times = np.arange(0, 20, 0.5)
+    scores = np.zeros((40, 2), np.float32)
+    scores[10:14, 0] = 0.9  # 5.0–6.5 s
+    scores[30:33, 0] = 0.9  # 15.0–16.0 s
+    truths = [streams.Truth("a", 4.0, 6.0, 10.0), streams.Truth("b", 15.0, 16.0, 10.0)]
+    hits, wrong = streams._count(times, scores, ["a"], truths, 0.5)
+    assert (hits, wrong) == ([truths[0]], 1)
+
+
+def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
+    latency = {
+        "student_ms_per_s": 0.05,
+        "front_end_ms_per_s": 0.03,
+        "network_ms_per_s": 0.02,
+        "front_end_from_48k_ms_per_s": 0.2,
+        "teacher_ms_per_s": 1.0,
+        "ratio": 20.0,
+        "rounds": 60.0,
+    }
+    student = {"truth": ["rain", "rain"], "int8": ["rain", "dog_bark"], "float": ["rain", "rain"], "latency": latency}
+    results = tmp_path / "results.json"
+    known = {
+        "students": {"ten/distilled/1": student | {"windows": 10, "epochs": 1, "engine": "native/scalar"}},
+        "baselines": {"ten/1": {"truth": ["rain"], "teacher": ["rain"], "probe": ["rain"]}},
+    }
+    results.write_text(json.dumps(known))
+    page_of.write(results, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| ten | 1 | 0.500" in page and "Not run yet" in page and "ten/labels/4" in page
+    assert "0.05 (0.05–0.05)" in page
