@@ -3,7 +3,8 @@
 import io
 import zipfile
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +48,19 @@ class Student:
         """Return the input tensor for a frame, int8 (1, H, W, C)."""
         if not isinstance(self.card.input, ImageInput):
             raise ModelError(f"student {self.card.application!r} hears; it cannot look at a frame")
-        quantisation = self.model.info["input"]
+        quantisation = self._info["input"]
         return image_tensor(frame, self.card.input, quantisation["scale"], quantisation["zero_point"], zone)
 
     def scores_of(self, output: NDArray[np.int8]) -> NDArray[np.float32]:
         """Turn int8 logits (1, K+1) into calibrated scores, float32 (K+1,)."""
-        quantisation = self.model.info["output"]
+        quantisation = self._info["output"]
         logits = (output.reshape(-1).astype(np.float64) - quantisation["zero_point"]) * quantisation["scale"]
         weights = np.exp((logits - logits.max()) / self.card.temperature)
         return np.asarray(weights / weights.sum(), np.float32)
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        return self.model.info  # asked for with every frame
 
     def self_test(self) -> int:
         """Run the golden vectors; returns how many there are.
