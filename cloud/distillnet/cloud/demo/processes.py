@@ -104,13 +104,13 @@ def command_line(*arguments: str) -> tuple[str, ...]:
     return (str(Path(sys.executable).with_name("distillnet")), *arguments)
 
 
-def run(name: str, *arguments: str, log: Path | None = None) -> dict[str, Any]:
-    """Run a `distillnet` command to its end and return the JSON object it prints last.
+def run(name: str, *arguments: str, log: Path | None = None) -> Any:
+    """Run a `distillnet` command to its end and return what its last line of JSON says.
 
     Its progress goes to our stderr, or to `log`.
 
     Raises:
-        DemoError: it failed or printed no JSON object.
+        DemoError: it failed or printed nothing.
 
     """
     stderr = log.open("wb") if log else None
@@ -129,8 +129,7 @@ def run(name: str, *arguments: str, log: Path | None = None) -> dict[str, Any]:
     if process.returncode != 0 or not lines:
         detail = f":\n{tail(log)}" if log else ""
         raise DemoError(f"{name}: `distillnet {' '.join(arguments)}` ended with status {process.returncode}{detail}")
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    return json.loads(lines[-1])
 
 
 def start_broker(processes: Processes, directory: Path) -> tuple[str, int]:

@@ -15,8 +15,8 @@ from distillnet.proto.mqtt import Topics
 APPLICATION = Path(__file__).with_name("demo.app.toml")
 DEVICE = "demo-board"
 VIDEOS = {"carphone": "carphone_pristine.mp4", "bikes": "bikes.mp4", "bunny": "bigbuckbunny.mp4"}
-FIRST_MINUTES, SECOND_MINUTES = 0.6, 1.2
-WATCH_S, UPDATE_TIMEOUT_S, EVENTS_TIMEOUT_S = 12.0, 60.0, 45.0
+FIRST_MINUTES, SECOND_MINUTES = 0.5, 2.4
+WATCH_S, UPDATE_TIMEOUT_S, EVENTS_TIMEOUT_S = 10.0, 60.0, 45.0
 ENOUGH_EVENTS = 3
 
 Say = Callable[[str], None]
@@ -193,5 +193,5 @@ def _drain(watch: Child, observer: Observer) -> None:
 def _installed_digest(directory: Path) -> str:
     """Return what the device itself has reported to the cloud as running."""
     listed = run("devices", "devices", "--data", str(directory / "cloud"), "--json")
-    models = next(device["models"] for device in listed["devices"] if device["device"] == DEVICE)
+    models = next(device["models"] for device in listed if device["device"] == DEVICE)
     return str(next(model["digest"] for model in models if model["application"] == "demo"))
