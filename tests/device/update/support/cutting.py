@@ -59,6 +59,8 @@ class CuttingFiles(Files):
         before = target.read_bytes() if target.exists() else None
         self.undo.append((target.parent, target, before, source.read_bytes()))
         self.sources[target] = source
+        if source in self.synced_bytes:  # renamed before it was durable: the new name may hold nothing
+            self.synced_bytes[target] = self.synced_bytes.pop(source)
         super().rename(source, target)
 
     def unlink(self, path: Path) -> None:
