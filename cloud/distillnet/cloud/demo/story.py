@@ -111,7 +111,8 @@ def _ready(cloud: Child) -> dict[str, Any]:
 
 def _distill(out: Path, minutes: float, *, seed: int) -> dict[str, Any]:
     arguments = ("--out", str(out), "--minutes", str(minutes), "--seed", str(seed), "--json")
-    return run("distillation", "distill", str(APPLICATION), *arguments)
+    distilled: dict[str, Any] = run("distillation", "distill", str(APPLICATION), *arguments)
+    return distilled
 
 
 def _publish(directory: Path, distilled: dict[str, Any], say: Say) -> None:

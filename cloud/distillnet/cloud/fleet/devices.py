@@ -240,7 +240,8 @@ def forget_reports(session: Session, before_ts: float) -> int:
 
 def phase_name(phase: int) -> str:
     """`UPDATE_PHASE_ROLLED_BACK` → `rolled-back`, as in the MQTT contract."""
-    return fleet_pb2.UpdatePhase.Name(phase).removeprefix("UPDATE_PHASE_").lower().replace("_", "-")
+    name = str(fleet_pb2.UpdatePhase.Name(phase))
+    return name.removeprefix("UPDATE_PHASE_").lower().replace("_", "-")
 
 
 def capabilities_dict(capabilities: enrollment_pb2.Capabilities) -> dict[str, Any]:
