@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import entry_points, version
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -38,5 +39,13 @@ def main() -> None:
     try:
         app(prog_name="distillnet")
     except (ConfigError, ModelError, StudentError) as exc:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(str(exc))}", soft_wrap=True)
-        sys.exit(2)
+        _fail(str(exc))
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.split(".")[0] == "distillnet":
+            raise
+        _fail(f"this command needs the package {exc.name!r}, which a board does not: pip install 'distillnet[cloud]'")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    sys.exit(2)
