@@ -25,7 +25,7 @@ from distillnet.cloud.teacher import Floats, Teacher
 FORMAT = 2
 MOST_CROPS = 12
 MOST_HELD_OUT_CROPS = 4
-SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.7}
+SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.8}
 _BATCH = 64
 
 
