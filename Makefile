@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-updates unit wheels
+.PHONY: board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-updates unit wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,10 @@ deb: $(VENV)/.deps ## Debian packages of the device for amd64 and arm64 into dis
 test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors: same outputs, same event lines
 	@test -e $(VENV)/.develop || $(MAKE) install
 	DISTILLNET_ARM_CPUS=cortex-a53,cortex-a72,max $(BIN)/pytest -rs tests/deploy/test_arm.py
+
+board-profiles: $(VENV)/.deps ## Measure this machine's layers and rewrite the profiles of boards that `distill` knows; on an idle machine
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python deploy/board_estimates.py $(ARGS)
 
 docs: $(VENV)/.deps ## Regenerate docs/cli.md and the MQTT schemas
 	@test -e $(VENV)/.develop || $(MAKE) install

@@ -2,7 +2,8 @@
 
 import numpy as np
 from hypothesis import strategies as st
-from tflite_builder import Builder
+
+from distillnet.engine.tflite_writer import Builder
 
 SAME, VALID = 0, 1
 small = st.integers(1, 9)

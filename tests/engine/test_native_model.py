@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from tflite_builder import Builder
 from typer.testing import CliRunner
 
 from distillnet.engine import ModelError, _engine, load
 from distillnet.engine.commands import register
 from distillnet.engine.native import KERNELS_VARIABLE, NativeModel, UnsupportedError
+from distillnet.engine.tflite_writer import Builder
 from distillnet.engine.verify import mismatches, sample_inputs
 
 REAL = ["micro_speech_int8.tflite", "mlperf_tiny_kws_int8.tflite"]

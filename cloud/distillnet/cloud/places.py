@@ -1,11 +1,13 @@
-"""Where things lie: data paths of an application file, the cache, and files written whole or not at all."""
+"""Where things lie: data paths of an application file, and the cache."""
 
 import importlib.util
 import os
-import tempfile
 from pathlib import Path
 
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
+
+__all__ = ["PACKAGE", "cache_directory", "locate", "write_whole"]
 
 PACKAGE = "package:"
 
@@ -40,24 +42,3 @@ def cache_directory() -> Path:
         directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distillnet"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that whoever looks sees the old one or the new one, never half of it.
-
-    Raises:
-        OSError: the disk is full or the place is not writable; nothing is left behind.
-
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -69,7 +69,7 @@ def compare(
         "macs": macs,
         "gmacs_per_second": macs / native_ms / 1e6,
         "layers": profile,
-        "machine": f"{platform.machine()} {_cpu_name()}",
+        "machine": f"{platform.machine()} {cpu_name()}",
     }
     for peer in peers:
         report[f"{peer}_ms"] = statistics.median(times[peer])
@@ -123,7 +123,8 @@ def _onnxruntime(x: Tensor, threads: int, path: Path | None) -> Run:
     return lambda: session.run(None, {wanted.name: fed})
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name the processor as Linux does; empty where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

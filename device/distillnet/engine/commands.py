@@ -1,6 +1,7 @@
-"""The engine's commands: `distillnet bench verify` and `distillnet bench engine`."""
+"""The engine's commands: `distillnet bench verify`, `distillnet bench engine` and `distillnet bench --profile`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,43 @@ Kernels = Annotated[str | None, typer.Option(help="Instruction set, e.g. scalar;
 
 def register(app: typer.Typer) -> None:
     """Add the engine's commands to the command line."""
-    bench = typer.Typer(help="Check and time the inference engine.", no_args_is_help=True)
+    bench = typer.Typer(invoke_without_command=True, no_args_is_help=True)
+    bench.callback(epilog="Example: distillnet bench --profile rpi4.json --board rpi4")(profile)
     bench.command(epilog="Example: distillnet bench verify student.tflite --inputs 100 --json")(verify)
     bench.command(epilog="Example: distillnet bench engine student.tflite --peers litert --threads 1 --json")(engine)
     app.add_typer(bench, name="bench")
+
+
+def profile(
+    context: typer.Context,
+    path: Annotated[
+        Path | None,
+        typer.Option("--profile", help="Measure this board's layers into FILE.json, a budget table for `distill`."),
+    ] = None,
+    board: Annotated[str, typer.Option(help="The name the profile gives this board.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check and time the inference engine, or measure what layers cost on this board."""
+    if context.invoked_subcommand is not None:
+        if path is not None:
+            raise typer.BadParameter(f"--profile measures by itself; it does not go with {context.invoked_subcommand}")
+        return
+    if path is None:
+        raise typer.BadParameter("give --profile FILE.json, or one of the commands")
+    from distillnet.engine.profile_measure import measure, write
+
+    measured = measure(board or path.stem, quiet=not sys.stderr.isatty())
+    write(path, measured)
+    facts = measured.model_dump(exclude={"layers"}) | {"profile": str(path), "layers": len(measured.layers)}
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(f"{path}: {len(measured.layers)} layers on {measured.machine}, {measured.kernels}, one thread")
+    for check in measured.checks:
+        predicted = check.layers_ms * measured.network_factor
+        litert = f", LiteRT {check.litert_ms:.3f} ms" if check.litert_ms else ""
+        typer.echo(f"  {check.network}: {check.measured_ms:.3f} ms measured, {predicted:.3f} ms by the table{litert}")
+    typer.echo(f'the table is off by at most {measured.error:.0%} on these; use it as [budget] board = "{path}"')
 
 
 def verify(

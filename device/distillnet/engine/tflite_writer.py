@@ -1,4 +1,4 @@
-"""A small writer of .tflite files for tests: one graph, int8 unless told otherwise."""
+"""A small writer of .tflite files: one graph, int8 unless told otherwise. For profiles of a board, and for tests."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +78,7 @@ class Builder:
         graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
         model = schema.ModelT()
         model.version, model.operatorCodes, model.subgraphs = 3, self.codes, [graph]
-        model.buffers, model.description = self.buffers, b"test"
+        model.buffers, model.description = self.buffers, b"distillnet"
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
