@@ -13,7 +13,16 @@ from distillnet.cloud.core import Classifier, CoreNet, CoreShape, shape_of
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
-from distillnet.cloud.surgery import choose, cut, drop_blocks, layers_of, reestimate_norms, total_cost
+from distillnet.cloud.surgery import (
+    LayerCost,
+    choose,
+    cut,
+    drop_blocks,
+    layer_macs,
+    layers_of,
+    reestimate_norms,
+    total_cost,
+)
 from distillnet.cloud.training import ThrowAwayHead
 
 KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
@@ -72,7 +81,8 @@ def essential_core(
     pictures: Tensor,
     wanted: Floats,
     *,
-    budget_macs: float,
+    budget: float,
+    cost: LayerCost = layer_macs,
     drop: int | None = None,
     criterion: Criterion = "taylor",
     seed: int = 0,
@@ -85,7 +95,8 @@ def essential_core(
         question: K+1 logits from the teacher's features: `ZeroShot`, or a probe.
         pictures: float32 (N, 3, R, R), normalised, at the student's resolution.
         wanted: probabilities (N, K+1).
-        budget_macs: of one picture.
+        budget: of one picture, in the unit of `cost`.
+        cost: of one layer; multiply-accumulates, or a board's milliseconds.
         drop: how many blocks to drop; None = as many as the budget suggests.
         criterion: what makes a channel relevant.
         seed: of criterion `random` and the new head.
@@ -100,14 +111,14 @@ def essential_core(
     targets = torch.from_numpy(wanted)
     judged = Asked(core, question)
     rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
-    before = total_cost(layers_of(core, example))
-    number = _blocks_to_drop(budget_macs / before) if drop is None else drop
+    before = total_cost(layers_of(core, example), cost)
+    number = _blocks_to_drop(budget / before) if drop is None else drop
     dropped = _least_relevant(core, rises, number)
     core.blocks = drop_blocks(core.blocks, dropped)
     groups = find_groups(network, example, keep=(network.classify,))
     relevance = rank(judged, groups, pictures, targets, criterion=criterion, seed=seed, advance=advance)
     layers = {name: layer for name, layer in layers_of(network, example).items() if name.startswith("core.")}
-    remove = choose(groups, layers, relevance, budget_macs, keeps=KEEPS)
+    remove = choose(groups, layers, relevance, budget, cost=cost, keeps=KEEPS)
     cut(network, example, remove)
     reestimate_norms(core, [pictures[begin : begin + 64] for begin in range(0, min(len(pictures), 256), 64)])
     shape = core.shape

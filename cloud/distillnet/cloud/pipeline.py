@@ -231,7 +231,7 @@ class _Run:
                 asked,
                 normalise(pixels[looked], teacher.mean, teacher.scale),
                 wanted[looked],
-                budget_macs=self._budget_macs(teacher),
+                budget=self._budget_macs(teacher),
                 seed=self.seed,
                 advance=advance,
             )

@@ -113,7 +113,7 @@ def _cut(criterion: Criterion, *, fresh: bool = False) -> "Arm":
             ground.probe,
             normalise(ground.lessons.pixels[chosen], ground.teacher.mean, ground.teacher.scale),
             ground.wanted[chosen],
-            budget_macs=ground.settings.budget_macs,
+            budget=ground.settings.budget_macs,
             criterion=criterion,
             seed=ground.seed,
         )
