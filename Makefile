@@ -101,7 +101,7 @@ bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks,
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/engine/bench_engine.py $(ARGS)
 
-test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, a hundred updates, timings; 20 minutes (ARGS=--short: 3)
+test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/update/support/report.py $(ARGS)
 

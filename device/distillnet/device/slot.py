@@ -55,6 +55,8 @@ class Behaviour:
     """Mean score per output name (events and `other`), over all inferences."""
     last_inference: float | None = None
     """`time.monotonic()` of the latest one; None = there was none."""
+    silent_s: float = 0.0
+    """How long ago the inference thread last asked for work; less than a second unless an inference hangs."""
 
     @property
     def events_per_s(self) -> float:
@@ -77,7 +79,7 @@ class _Window:
         self.score_sums: Scores | None = None
         self.last_inference: float | None = None
 
-    def snapshot(self, now: float) -> Behaviour:
+    def snapshot(self, now: float, asked: float | None = None) -> Behaviour:
         labels = self.student.card.labels if self.student else []
         sums = self.score_sums
         return Behaviour(
@@ -90,6 +92,7 @@ class _Window:
             infer_ms=np.array(self.infer_ms, dtype=np.float64),
             mean_scores={} if sums is None else dict(zip(labels, (sums / self.inferences).tolist(), strict=True)),
             last_inference=self.last_inference,
+            silent_s=0.0 if asked is None else now - asked,
         )
 
 
@@ -103,6 +106,7 @@ class ModelSlot:
         self._current = student
         self._pending: Student | None = None
         self._serving = False
+        self._asked = clock()
         self._window = _Window(student, clock())
         self._previous: Behaviour | None = None
         self._observers: list[SwapObserver] = []
@@ -151,7 +155,7 @@ class ModelSlot:
     def behaviour(self) -> Behaviour:
         """Return what the current student did since it was switched in."""
         with self._lock:
-            return self._window.snapshot(self._clock())
+            return self._window.snapshot(self._clock(), self._asked if self._serving else None)
 
     def previous(self) -> Behaviour | None:
         """Return what the student before it did until it was switched out; None = there was none."""
@@ -170,7 +174,7 @@ class ModelSlot:
     def serve(self, wake: Callable[[], None]) -> None:
         """Say that an inference thread will call `take`; `wake` is called when something waits for it."""
         with self._lock:
-            self._serving = True
+            self._serving, self._asked = True, self._clock()
             self._wake.append(wake)
 
     def retire(self) -> None:
@@ -183,6 +187,7 @@ class ModelSlot:
     def take(self) -> Student | None:
         """Return the student for the next frame, switching first if another waits. Called by the inference thread."""
         with self._lock:
+            self._asked = self._clock()
             pending = self._pending
             if pending is None:
                 return self._current

@@ -1,5 +1,6 @@
 """Updates while the daemon watches a real video: no frame is lost, and a bad student goes by itself."""
 
+import crash_loop
 import numpy as np
 import pytest
 import stream
@@ -37,3 +38,10 @@ def test_shadow_run_refuses_a_student_that_disagrees_before_it_ever_runs(cloud, 
         assert board.take(3, good(3)).durations_ms == {} or board.running_version == 3
     finally:
         board.stop()
+
+
+def test_daemon_that_really_dies_of_its_student_three_times_goes_back_and_takes_the_next(tmp_path, quick_trial):
+    facts = crash_loop.run("segmentation fault on the stream", tmp_path)
+    assert facts["deaths"] == ["SIGSEGV"] * crash_loop.MAX_CRASHES
+    assert facts["reason"] == "the daemon died 3 times in probation"
+    assert crash_loop.as_expected(facts), facts

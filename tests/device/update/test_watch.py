@@ -1,6 +1,7 @@
 """A student on probation goes for being slow, wrong, failing or noisy, and for nothing else."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,30 @@ def test_event_storm_goes_also_where_there_were_no_events_before():
 
 def test_few_events_after_none_are_no_storm():
     assert verdict(behaviour(events=4), behaviour(events=0)) == ""
+
+
+def test_inference_that_hangs_goes_and_is_not_committed_before_it_has_answered():
+    assert "has not come back for 6.0 s" in verdict(replace(behaviour(), silent_s=6.0), None)
+    clock, answered, judged = iter(range(100)), iter([False, False, True]), []
+
+    def judge():
+        judged.append(1)
+        return ""
+
+    settled = answered.__next__
+    assert wait_watching(3, judge, threading.Event(), settled=settled, tick_s=0, clock=clock.__next__) == ""
+    assert len(judged) == 5  # twice while it was watched, three times until it answered
+
+
+def test_slot_says_how_long_its_inference_thread_has_been_silent():
+    now = [0.0]
+    slot = ModelSlot(clock=lambda: now[0])
+    now[0] = 50.0
+    assert slot.behaviour().silent_s == 0.0  # nobody infers
+    slot.serve(lambda: None)
+    slot.take()
+    now[0] = 57.0
+    assert slot.behaviour().silent_s == 7.0
 
 
 def test_failing_inferences_go_even_without_a_predecessor():

@@ -16,6 +16,7 @@ from distillnet.cloud.fleet import access, pki
 from distillnet.cloud.fleet.calls import Calls
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.cloud.fleet.messages import reader
 from distillnet.proto.identity import Identity, IdentityError, Role
 
 log = logging.getLogger(__name__)
@@ -112,24 +113,35 @@ def _uncounted(_status: str) -> None:
 
 
 def _wrapped(handler: Any, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Any:
-    codec = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.request_streaming and handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(_streaming(handler.stream_stream, admit, count), **codec)
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler(_answering(handler.stream_unary, admit, count), **codec)
+    """Admit the caller first, and only then read what it says."""
+    read = reader(handler.request_deserializer)
+    streams = handler.request_streaming
     if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming(handler.unary_stream, admit, count), **codec)
-    return grpc.unary_unary_rpc_method_handler(_answering(handler.unary_unary, admit, count), **codec)
+        handle = handler.stream_stream if streams else handler.unary_stream
+        wrapped = _streaming(handle, _each(read) if streams else read, admit, count)
+        make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_stream_rpc_method_handler
+    else:
+        handle = handler.stream_unary if streams else handler.unary_unary
+        wrapped = _answering(handle, _each(read) if streams else read, admit, count)
+        make = grpc.stream_unary_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+    return make(wrapped, request_deserializer=None, response_serializer=handler.response_serializer)
 
 
-def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Handler:
+def _each(read: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    async def messages(stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in stream:
+            yield read(data)
+
+    return messages
+
+
+def _answering(
+    handle: Handler, read: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]
+) -> Handler:
     async def answer(request: Any, context: Any) -> Any:
         try:
             await admit(context)
-            response = await handle(request, context)
+            response = await handle(read(request), context)
         except Exception as exc:
             count(_status(exc))
             await _refuse(context, exc)
@@ -140,11 +152,13 @@ def _answering(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: 
     return answer
 
 
-def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]) -> Handler:
+def _streaming(
+    handle: Handler, read: Handler, admit: Callable[[Any], Awaitable[None]], count: Callable[[str], None]
+) -> Handler:
     async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
             await admit(context)
-            async for response in handle(request, context):
+            async for response in handle(read(request), context):
                 yield response
         except Exception as exc:
             count(_status(exc))
@@ -152,7 +166,7 @@ def _streaming(handle: Handler, admit: Callable[[Any], Awaitable[None]], count: 
         else:
             count("OK")
 
-    return generate if inspect.isasyncgenfunction(handle) else _answering(handle, admit, count)
+    return generate if inspect.isasyncgenfunction(handle) else _answering(handle, read, admit, count)
 
 
 def _status(exc: Exception) -> str:

@@ -21,7 +21,14 @@ from distillnet.device.update.link import FleetLink
 from distillnet.device.update.record import Installed, Record, Update
 from distillnet.device.update.store import ModelStore
 from distillnet.device.update.trust import SignedTarget, Trust
-from distillnet.device.update.watch import MIN_PAIRS, Beside, probation_verdict, shadow_verdict, wait_watching
+from distillnet.device.update.watch import (
+    MIN_PAIRS,
+    Beside,
+    answers,
+    probation_verdict,
+    shadow_verdict,
+    wait_watching,
+)
 from distillnet.engine import ModelError
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
@@ -31,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_FRUITLESS: Final = 20
 _COMPARE_HZ: Final = (0.5, 10.0)
 _LOOK_AGAIN_S: Final = 600.0
+_BACK_S: Final = 3.0
+"""Not longer: where an inference hangs, the rollback must be on the disk before the watchdog bites."""
 _TUF_DIRECTORY: Final = "tuf"
 
 
@@ -181,7 +190,7 @@ class BoardEffects:
             log.error("there is no student to go back to; %s", reason)
             return
         try:
-            self._swap(student)
+            self._swap(student, _BACK_S)
         except RefusedError as exc:
             log.error("cannot switch back now: %s; the next start will", exc)
 
@@ -250,7 +259,7 @@ class BoardEffects:
                 max_event_ratio=self._config.update.max_event_ratio,
             )
 
-        verdict = wait_watching(seconds, judge, self._stop)
+        verdict = wait_watching(seconds, judge, self._stop, settled=lambda: answers(self._slot.behaviour()))
         if not verdict:
             self._stopped()
         return verdict
@@ -274,9 +283,9 @@ class BoardEffects:
             log.error("the student to go back to cannot be loaded: %s", exc)
             return None
 
-    def _swap(self, student: Student) -> None:
+    def _swap(self, student: Student, timeout_s: float = 10.0) -> None:
         try:
-            self._slot.swap(student)
+            self._slot.swap(student, timeout_s=timeout_s)
         except SwapError as exc:
             raise RefusedError(f"switch: {exc}", final=False) from exc
 

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 MIN_FRAMES = 30
 MIN_PAIRS = 10
 MAX_DISAGREEMENT = 0.5
+MAX_SILENCE_S = 5.0
+"""An inference that takes longer hangs."""
+_SILENT_S = 1.0
 _MIN_SLOWDOWN_MS = 3.0
 _MIN_EVENTS = 5
 _MAX_ERROR_SHARE = 0.02
@@ -135,6 +138,8 @@ def probation_verdict(
     max_event_ratio: float,
 ) -> str:
     """Return why the student on probation must go, or nothing. `before` is its predecessor's whole life."""
+    if now.silent_s > MAX_SILENCE_S:
+        return f"probation: an inference has not come back for {now.silent_s:.1f} s"
     if now.errors >= max(_MIN_ERRORS, _MAX_ERROR_SHARE * now.frames):
         return f"probation: {now.errors} of {now.frames + now.errors} inferences failed"
     if comparison is not None and comparison.frames >= MIN_PAIRS and comparison.disagreement > MAX_DISAGREEMENT:
@@ -176,20 +181,29 @@ def _shared(live: Student | None, other: Student) -> list[tuple[int, int]]:
     return [(theirs[name], mine[name]) for name in sorted(names)]
 
 
+def answers(now: Behaviour) -> bool:
+    """Whether the inference thread is at work or idle, so that the student may be judged."""
+    return now.silent_s < _SILENT_S
+
+
 def wait_watching(
     seconds: float,
     judge: Callable[[], str],
     stop: threading.Event,
     *,
+    settled: Callable[[], bool] = lambda: True,
     tick_s: float = 0.25,
     clock: Any = time.monotonic,
 ) -> str:
-    """Judge again and again for `seconds`; returns the first verdict, or nothing. Ends early when `stop` is set."""
+    """Judge again and again for `seconds`, and then until `settled`; returns the first verdict, or nothing.
+
+    Ends early when `stop` is set.
+    """
     deadline = clock() + seconds
     while not stop.is_set():
         verdict = judge()
         left = deadline - clock()
-        if verdict or left <= 0:
+        if verdict or (left <= 0 and settled()):
             return verdict
-        stop.wait(min(tick_s, left))
+        stop.wait(min(tick_s, left) if left > 0 else tick_s)
     return ""

@@ -2,7 +2,7 @@
 
     python tests/device/update/support/report.py [--short] [--only SECTION …] [--json FILE]
 
-Sections: power-cut, attacks, network, stream, timing.
+Sections: timing, attacks, network, stream, crashes, rpc, power-cut.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import crash_loop
 import hundred
 import tiny
 from attacks import ATTACKS, run
@@ -111,6 +112,32 @@ def stream(short: bool) -> dict:
     return {"ok": not facts["wrong"] and facts["dropped"] == 0, **facts}
 
 
+def crashes(short: bool) -> dict:
+    """Daemons that really die of their new student, started again as systemd would."""
+    wrong, rows = [], []
+    for kind in list(crash_loop.KINDS)[: 1 if short else None]:
+        with tempfile.TemporaryDirectory() as directory:
+            facts = crash_loop.run(kind, Path(directory))
+        rows.append(facts)
+        if not crash_loop.as_expected(facts):
+            wrong.append(kind)
+        show(f"{kind:<40} {' '.join(facts['deaths']):<26} {facts['phase'].lower():<12} {facts['reason']}")
+    show(f"{len(rows) - len(wrong)} of {len(rows)} daemons went back by themselves, took the next update and ran on")
+    return {"ok": not wrong, "rows": rows}
+
+
+def rpc(short: bool) -> dict:
+    """The gRPC surface of a real service, fuzzed; needs the cloud's half."""
+    script = Path(__file__).parents[3] / "cloud" / "fleet" / "fuzz_rpc.py"
+    command = [sys.executable, str(script), "--json", "--seconds", "20" if short else "300"]
+    facts = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+    show(f"{facts['actions']} attempts: " + ", ".join(f"{name} {count}" for name, count in facts["by_action"].items()))
+    for state in facts["states"]:
+        show(", ".join(f"{what} {value}" for what, value in state.items()))
+    show(f"wrong: {facts['wrong'] or 'nothing'}; answered INTERNAL or UNKNOWN: {facts['internal'] or 'never'}")
+    return {"ok": not facts["wrong"], **facts}
+
+
 def timing(short: bool) -> dict:
     """Publish → committed on an idle board, loopback, without shadow and probation, per phase."""
     admission.try_apart = _REAL_TRIAL
@@ -140,6 +167,8 @@ SECTIONS: dict[str, Callable[[bool], dict]] = {
     "attacks": attacks,
     "network": network,
     "stream": stream,
+    "crashes": crashes,
+    "rpc": rpc,
     "power-cut": power_cut,
 }
 
