@@ -3,6 +3,8 @@
 import datetime
 import json
 import stat
+import time
+from types import SimpleNamespace
 
 import pytest
 from board import Board, until
@@ -10,7 +12,7 @@ from simulated_cloud import DAY, SimulatedCloud, utc
 from typer.testing import CliRunner
 
 from distillnet.device.cli import app
-from distillnet.device.update import commands
+from distillnet.device.update import commands, link
 from distillnet.device.update.effects import believed_time
 from distillnet.device.update.enroll import enroll
 from distillnet.device.update.errors import TransientError, UpdateError
@@ -87,10 +89,27 @@ def test_certificate_is_renewed_before_it_ends_with_a_new_key(cloud, make_board)
     assert board.take(1).reason == ""
 
 
+def test_board_whose_clock_stands_in_the_past_renews_by_the_clouds(cloud, make_board, monkeypatch):
+    board: Board = make_board().enroll()
+    old, ahead = load_identity(board.state_dir), datetime.timedelta()
+    monkeypatch.setattr(link, "time", SimpleNamespace(time=lambda: 0.0, monotonic=time.monotonic))
+    cloud.clock = lambda: (utc() + ahead).timestamp()
+    cloud.heartbeat_s = 0.2
+    board.start()
+    time.sleep(0.5)
+    assert cloud.served.renewals == 0
+    ahead = 8 * DAY
+    cloud.drop_stream(board.name)
+    until(lambda: load_identity(board.state_dir).key_pem != old.key_pem)
+    assert cloud.served.renewals == 1
+
+
 def test_clock_before_the_certificate_is_not_believed(cloud, tmp_path):
     identity = enroll(tmp_path, cloud.enroll_address, cloud.token())
-    assert believed_time(identity, 0.0) >= utc() - 2 * DAY
-    assert believed_time(identity, utc().timestamp() + 500) > utc()
+    assert believed_time(identity, 0.0, None) >= utc() - 2 * DAY
+    assert believed_time(identity, utc().timestamp() + 500, None) > utc()
+    assert believed_time(identity, 0.0, utc().timestamp() + 500) > utc()
+    assert believed_time(identity, utc().timestamp() + 500, 1e9) > utc()  # the cloud cannot turn time back
     assert not identity.renewal_due(0.0)
 
 

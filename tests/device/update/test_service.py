@@ -289,7 +289,7 @@ def test_board_whose_clock_runs_ahead_says_so_and_takes_the_update_once_it_is_ri
     from distillnet.device.update import effects
 
     real = effects.believed_time
-    monkeypatch.setattr(effects, "believed_time", lambda identity, now: real(identity, now + 3e8))
+    monkeypatch.setattr(effects, "believed_time", lambda identity, now, cloud: real(identity, now + 3e8, cloud))
     assert "this board's clock is wrong" in board.take(2).reason
     monkeypatch.setattr(effects, "believed_time", real)
     board.service.check_now()

@@ -22,6 +22,9 @@ from distillnet.proto.identity import Identity
 
 _CA_DAYS = 3650
 _BACKDATED = datetime.timedelta(hours=1)  # boards whose clock is a little behind
+_EVER = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+"""Since when the CA and the server are valid: boards without a clock battery wake in 1970. Boards' own certificates
+begin when they were made, which tells such a board how late it is at least."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(public_key)
             .serial_number(serial)
-            .not_valid_before(start - _BACKDATED)
+            .not_valid_before(_EVER if usage == ExtendedKeyUsageOID.SERVER_AUTH else start - _BACKDATED)
             .not_valid_after(end)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -204,7 +207,7 @@ def _make_authority(now: datetime.datetime) -> tuple[ec.EllipticCurvePrivateKey,
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(_EVER)
         .not_valid_after(now + datetime.timedelta(days=_CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)

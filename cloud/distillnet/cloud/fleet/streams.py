@@ -42,7 +42,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             for item in open_now:
                 connection.tell(item.directive)
             reader = asyncio.create_task(self._listen(requests, connection), name=f"listen-{device}")
-            welcome = fleet_pb2.Welcome(device=device, heartbeat_s=self._hub.heartbeat_s)
+            welcome = fleet_pb2.Welcome(device=device, heartbeat_s=self._hub.heartbeat_s, ts=self._clock())
             yield fleet_pb2.CloudMessage(welcome=welcome)
             while (message := await connection.next()) is not None:
                 yield message

@@ -242,7 +242,8 @@ class BoardEffects:
         identity, channel = self._link.trust()
         fetcher = GrpcFetcher(channel, limits=self._limits, stop=self._stop)
         directory = self._config.device.state_dir / _TUF_DIRECTORY
-        return Trust(directory, identity.tuf_root, fetcher, self._store.files, believed_time(identity, time.time()))
+        now = believed_time(identity, time.time(), self._link.now())
+        return Trust(directory, identity.tuf_root, fetcher, self._store.files, now)
 
     def _watch(self, update: Update, seconds: float, beside: Beside | None) -> str:
         before = self._before
@@ -300,11 +301,13 @@ class BoardEffects:
             raise StoppedError("the daemon is stopping")
 
 
-def believed_time(identity: DeviceIdentity, now: float) -> datetime.datetime:
-    """Return the time to judge expiry by: this board's clock, but never before its certificate was made.
+def believed_time(identity: DeviceIdentity, board_ts: float, cloud_ts: float | None) -> datetime.datetime:
+    """Return the time to judge expiry by: the latest of this board's clock, the cloud's, and its certificate's start.
 
     A board without a clock battery may wake in the past, which would let old metadata pass as fresh. The start of the
-    certificate is a lower bound that the cloud has signed.
+    certificate is a lower bound that the cloud has signed, and the cloud's word can only make things expire. Nothing
+    makes time go back: a board whose clock is ahead waits until it is right.
     """
     floor = x509.load_pem_x509_certificate(identity.certificate_pem).not_valid_before_utc
-    return max(floor, datetime.datetime.fromtimestamp(max(0.0, now), datetime.UTC))
+    latest = max(0.0, board_ts, cloud_ts or 0.0)
+    return max(floor, datetime.datetime.fromtimestamp(latest, datetime.UTC))

@@ -30,6 +30,8 @@ _MIN_HEARTBEAT_S = 0.2
 _DEFAULT_HEARTBEAT_S = 15.0
 _RENEWAL_RETRY_S = 600.0
 _QUEUE = 256
+_CLOCK_SLACK_S = 60.0
+_MAX_TS = 4102444800.0  # the year 2100
 
 
 class FleetLink:
@@ -57,6 +59,7 @@ class FleetLink:
         self._stream: _Stream | None = None
         self._renewal_not_before = 0.0
         self._started = time.monotonic()
+        self._ahead_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="update-link", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +87,10 @@ class FleetLink:
         """Whether the cloud has welcomed this board on a stream that is still up."""
         with self._lock:
             return self._stream is not None and self._stream.welcomed
+
+    def now(self) -> float | None:
+        """Return Unix seconds by the cloud's clock; None before its first welcome."""
+        return None if self._ahead_s is None else self._ahead_s + time.monotonic()
 
     def trust(self) -> tuple[DeviceIdentity, grpc.Channel]:
         """Return the identity and the channel to fetch with.
@@ -149,7 +156,10 @@ class FleetLink:
             return True
 
     def _renewal_due(self, identity: DeviceIdentity) -> bool:
-        return identity.renewal_due(time.time()) and time.monotonic() >= self._renewal_not_before
+        now = self.now()
+        return identity.renewal_due(time.time() if now is None else now) and (
+            time.monotonic() >= self._renewal_not_before
+        )
 
     def _use(self, identity: DeviceIdentity) -> None:
         channel = fleet_channel(identity, self._address)
@@ -198,6 +208,7 @@ class FleetLink:
         kind = message.WhichOneof("message")
         if kind == "welcome":
             stream.welcome(message.welcome)
+            self._set_clock(message.welcome.ts)
             self._on_connected()
         elif kind == "directive" and stream.welcomed:
             stream.put(fleet_pb2.DeviceMessage(ack=fleet_pb2.Ack(directive_id=message.directive.id)))
@@ -205,6 +216,16 @@ class FleetLink:
         elif kind == "retry_after":
             seconds = message.retry_after.seconds
             stream.retry_after_s = min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else None
+
+    def _set_clock(self, cloud_ts: float) -> None:
+        if not 0 < cloud_ts < _MAX_TS:
+            return
+        first, self._ahead_s = self._ahead_s is None, cloud_ts - time.monotonic()
+        wrong_s = time.time() - cloud_ts
+        if first and abs(wrong_s) > _CLOCK_SLACK_S:
+            log.warning(
+                "this board's clock is %.0f s %s the fleet's", abs(wrong_s), "behind" if wrong_s < 0 else "ahead of"
+            )
 
     def _heartbeat(self) -> fleet_pb2.DeviceMessage:
         beat = fleet_pb2.Heartbeat(uptime_s=time.monotonic() - self._started, models=self._hello().models)

@@ -119,12 +119,14 @@ class CloudMessage(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., directive: _Optional[_Union[Directive, _Mapping]] = ..., retry_after: _Optional[_Union[RetryAfter, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("device", "heartbeat_s")
+    __slots__ = ("device", "heartbeat_s", "ts")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    TS_FIELD_NUMBER: _ClassVar[int]
     device: str
     heartbeat_s: float
-    def __init__(self, device: _Optional[str] = ..., heartbeat_s: _Optional[float] = ...) -> None: ...
+    ts: float
+    def __init__(self, device: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., ts: _Optional[float] = ...) -> None: ...
 
 class Directive(_message.Message):
     __slots__ = ("id", "update", "rollback")

@@ -182,6 +182,7 @@ class SimulatedCloud:
         self.authority, self.repository = Authority(), Repository()
         self.served = Served()
         self.heartbeat_s = heartbeat_s
+        self.clock: Callable[[], float] = time.time
         self.chunk_bytes = 16 << 10
         self.fetch_hook: Callable[[artifacts_pb2.FetchRequest, Chunks], Chunks] | None = None
         self.revoked: set[str] = set()
@@ -379,7 +380,8 @@ class _Fleet(fleet_pb2_grpc.FleetServicer):
                 cloud.closing.wait(0.02)
             return
         down: queue.Queue = queue.Queue()
-        down.put(fleet_pb2.CloudMessage(welcome=fleet_pb2.Welcome(device=device, heartbeat_s=cloud.heartbeat_s)))
+        welcome = fleet_pb2.Welcome(device=device, heartbeat_s=cloud.heartbeat_s, ts=cloud.clock())
+        down.put(fleet_pb2.CloudMessage(welcome=welcome))
         if cloud.retry_after is not None:
             wish = fleet_pb2.RetryAfter(seconds=cloud.retry_after, reason="busy")
             down.put(fleet_pb2.CloudMessage(retry_after=wish))
