@@ -1,11 +1,17 @@
 """Home Assistant's discovery document: what its MQTT integration accepts, and which entities a device becomes."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 
+from distillnet.device.config import DeviceConfig
+from distillnet.device.frames import Intake
 from distillnet.device.homeassistant import Shown, discovery, discovery_topic, platforms
+from distillnet.device.reporter import Reporter
+from distillnet.device.telemetry import Telemetry
 from distillnet.proto.mqtt import InfoPayload
 
 # Home Assistant publishes no JSON Schema of its discovery messages. This one states the rules of its documentation
@@ -142,3 +148,41 @@ def test_entities_of_vanished_events_are_removed() -> None:
     document = discovery(shown("dog", "bird"), removed)
     assert document["components"]["door_cat"] == {"platform": "binary_sensor"}
     assert document["components"]["door_cat_event"] == {"platform": "event"}
+
+
+def test_what_another_session_announced_is_taken_back_also_without_a_broker_in_between(tmp_path: Path) -> None:
+    """A crash rolls a student back: the next session knows nothing of it but what is on the disk."""
+    first = _session(tmp_path, "dog", "bird")
+    assert "state/door/bird" not in first
+    _session(tmp_path, "dog", "wolf")  # its broker was away
+    third = _session(tmp_path, "dog", "cat")
+    assert third["state/door/bird"] == third["state/door/wolf"] == b""
+    assert "state/door/dog" not in third
+    components = json.loads(third["homeassistant/device/distillnet_porch/config"])["components"]
+    assert components["door_bird"] == components["door_wolf"] == {"platform": "binary_sensor"}
+    assert components["door_bird_event"] == {"platform": "event"}
+    assert len(components["door_cat"]) > 1
+    back = json.loads(_session(tmp_path, "bird")["homeassistant/device/distillnet_porch/config"])["components"]
+    assert len(back["door_bird"]) > 1
+
+
+def _session(state_dir: Path, *events: str) -> dict[str, bytes]:
+    """What one session of a device retains when its student begins to run."""
+    config = DeviceConfig.model_validate(
+        {
+            "device": {"name": "porch", "state_dir": str(state_dir)},
+            "model": {"application": "pets"},
+            "source": [{"id": "door", "url": "none"}],
+        }
+    )
+    retained: dict[str, bytes] = {}
+    link = SimpleNamespace(retain=lambda topic, payload: retained.__setitem__(topic, payload))
+    reporter = Reporter(config, "s", Telemetry(), Intake(), SimpleNamespace(events=0, size=0))  # type: ignore[arg-type]
+    reporter.use(link, config)  # type: ignore[arg-type]
+    card = SimpleNamespace(application="pets", version=1, events=[SimpleNamespace(name=name) for name in events])
+    card.metrics = []
+    model = SimpleNamespace(info={"engine": "native", "kernels": "scalar"})
+    student = SimpleNamespace(card=card, model=model, digest="sha256:" + "0" * 64)
+    reporter.student(student, [("door", name) for name in events])  # type: ignore[arg-type]
+    base = "distillnet/v1/porch/"
+    return {topic.removeprefix(base): payload for topic, payload in retained.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 
 from distillnet.device import host
+from distillnet.device.announced import Announced
 from distillnet.device.broker import Link
 from distillnet.device.config import DeviceConfig
 from distillnet.device.feed import FeedState
@@ -46,7 +47,7 @@ class Reporter:
         self._started = time.monotonic()
         self._cpu_before = (host.cpu_s(), self._started)
         self._info: InfoPayload | None = None
-        self._components: dict[str, str] = {}
+        self._announced = Announced(config.device.state_dir / "announced.json")
         self._latest: TelemetryPayload | None = None
 
     def use(self, link: Link, config: DeviceConfig) -> None:
@@ -96,8 +97,12 @@ class Reporter:
             metrics={metric.name: metric.value for metric in card.metrics},
         )
         self.retain(self._topics.info, encode(self._info))
+        watched = set(pairs)
+        for source, event in self._announced.pairs - watched:
+            self.retain(self._topics.state(source, event), b"")
+        self._announced.remember(watched, {})
         if self._config.mqtt.home_assistant:
-            self._discover(self._info, tuple(pairs))
+            self._discover(self._info, tuple(sorted(watched)))
 
     def rediscover(self) -> None:
         """Publish Home Assistant's document again, because it has just started."""
@@ -141,11 +146,9 @@ class Reporter:
         shown = Shown(self._config.device.name, info, pairs, self._config.telemetry.interval_s)
         topic = discovery_topic(self._config.mqtt.home_assistant_prefix, self._config.device.name)
         now = platforms(discovery(shown))
-        removed = {key: platform for key, platform in self._components.items() if key not in now}
-        if removed:
-            self.retain(topic, json.dumps(discovery(shown, removed)).encode())
-        self.retain(topic, json.dumps(discovery(shown)).encode())
-        self._components = now
+        removed = {key: platform for key, platform in self._announced.components.items() if key not in now}
+        self.retain(topic, json.dumps(discovery(shown, removed)).encode())
+        self._announced.remember((), now)
 
     def _status(self, state: DeviceState, reason: str) -> bytes:
         return encode(StatusPayload(state=state, session=self._session, ts=time.time(), reason=reason))

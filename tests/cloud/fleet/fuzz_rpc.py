@@ -86,7 +86,7 @@ class Service:
             raise RuntimeError(self._log.read_text())
         self.ready = json.loads(line)
         self.admin = Access.read(self.data / "admin")
-        self.board = self.enrol("porch")
+        self.board = self.enrol("fuzzed")
         self.witness = self.enrol("witness")
 
     @property
