@@ -3,19 +3,18 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "frontend_parts.h"
 
-#define LOUDEST 1024.0f
-
 struct dn_frontend {
     dn_frontend_spec spec;
     dn_resampler resampler;
     dn_rows_plan plan;
-    dn_rows_kernel analyse;
+    const dn_frontend_kernels *kernels;
     float *clean;     /* (DN_RESAMPLE_CHUNK): samples made finite */
     float *resampled; /* (capacity of one chunk) */
     float *pending;   /* (eight + that): samples of windows not yet analysed */
@@ -57,15 +56,12 @@ dn_frontend *dn_frontend_create(const dn_frontend_spec *spec, dn_error *error) {
     if (ears == NULL)
         return fail(NULL, error, DN_NO_MEMORY, "front-end: no memory");
     ears->spec = *spec;
-    dn_dot_kernel dot = dn_dot__base;
-    ears->analyse = dn_rows__base;
+    ears->kernels = &dn_frontend__base;
 #ifdef DN_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2")) {
-        dot = dn_dot__avx2;
-        ears->analyse = dn_rows__avx2;
-    }
+    if (__builtin_cpu_supports("avx2"))
+        ears->kernels = &dn_frontend__avx2;
 #endif
-    int status = dn_resampler_create(&ears->resampler, spec->input_rate_hz, spec->sample_rate_hz, dot);
+    int status = dn_resampler_create(&ears->resampler, spec->input_rate_hz, spec->sample_rate_hz, ears->kernels);
     if (status == -2)
         return fail(ears, error, DN_UNSUPPORTED, "front-end: %u Hz to %u Hz needs too large a filter; use a common rate",
                     spec->input_rate_hz, spec->sample_rate_hz);
@@ -103,8 +99,8 @@ size_t dn_frontend_capacity(const dn_frontend *ears, size_t count) {
     return (ears->held + samples) / ears->spec.hop_samples + 1;
 }
 
-/* Analyse every window that is complete, eight at a time where there are so many; returns the rows written. */
-static size_t complete(dn_frontend *ears, float *rows) {
+/* Analyse the windows that are complete, eight at a time, the last few of them only where `all`; returns the rows written. */
+static size_t complete(dn_frontend *ears, float *rows, bool all) {
     size_t window = ears->spec.window_samples, hop = ears->spec.hop_samples, at = 0, written = 0;
     for (;;) {
         size_t skipped = ears->skip < ears->held - at ? ears->skip : ears->held - at;
@@ -113,8 +109,10 @@ static size_t complete(dn_frontend *ears, float *rows) {
         if (ears->skip > 0 || ears->held - at < window)
             break;
         size_t ready = (ears->held - at - window) / hop + 1;
+        if (ready < DN_LANES && !all)
+            break;
         ready = ready < DN_LANES ? ready : DN_LANES;
-        ears->analyse(&ears->plan, ears->pending + at, (uint32_t)ready, rows + written * ears->spec.mel_bands);
+        ears->kernels->rows(&ears->plan, ears->pending + at, (uint32_t)ready, rows + written * ears->spec.mel_bands);
         written += ready;
         at += (ready - 1) * hop;
         ears->skip = hop;
@@ -124,25 +122,33 @@ static size_t complete(dn_frontend *ears, float *rows) {
     return written;
 }
 
+/* Not finite: 0; louder than 1024: that. On the bits, because compilers vectorise comparisons of integers alone. */
+static void clean(const float *samples, size_t count, float *out) {
+    const int32_t infinite = 0x7f800000, loudest = 0x44800000; /* 1024.0f */
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits, magnitude;
+        memcpy(&bits, samples + i, sizeof bits);
+        magnitude = bits & INT32_MAX;
+        int32_t bounded = magnitude < loudest ? magnitude : loudest;
+        bounded = magnitude < infinite ? bounded : 0;
+        bounded |= bits & INT32_MIN;
+        memcpy(out + i, &bounded, sizeof bounded);
+    }
+}
+
 size_t dn_frontend_push(dn_frontend *ears, const float *samples, size_t count, float *rows, size_t capacity) {
     if (capacity < dn_frontend_capacity(ears, count))
         return SIZE_MAX;
     size_t written = 0;
     while (count > 0) {
         size_t taken = count < DN_RESAMPLE_CHUNK ? count : DN_RESAMPLE_CHUNK;
-        for (size_t i = 0; i < taken; i++) {
-            float x = samples[i];
-            x = x == x ? x : 0.0f;
-            x = x > LOUDEST ? (x > 3e38f ? 0.0f : LOUDEST) : x;
-            ears->clean[i] = x < -LOUDEST ? (x < -3e38f ? 0.0f : -LOUDEST) : x;
-        }
+        clean(samples, taken, ears->clean);
         size_t resampled = dn_resampler_push(&ears->resampler, ears->clean, taken, ears->resampled);
         samples += taken;
         count -= taken;
         memcpy(ears->pending + ears->held, ears->resampled, resampled * sizeof(float));
         ears->held += resampled;
-        if (count == 0 || ears->held >= ears->eight)
-            written += complete(ears, rows + written * ears->spec.mel_bands);
+        written += complete(ears, rows + written * ears->spec.mel_bands, count == 0);
     }
     return written;
 }

@@ -8,8 +8,9 @@
 #include "frontend.h"
 
 #define DN_PI 3.14159265358979323846
-#define DN_LANES 8 /* windows analysed side by side */
+#define DN_LANES 8 /* windows analysed side by side; 16 would not stay in the first-level cache */
 #define DN_DOT 16  /* partial sums of the resampler's dot products */
+#define DN_BLOCK 64 /* outputs of a decimation made side by side */
 
 /* ---- windows of samples to rows of features: frontend_rows.c ---- */
 
@@ -32,17 +33,23 @@ typedef struct {
 int dn_rows_plan_create(dn_rows_plan *plan, const dn_frontend_spec *spec);
 void dn_rows_plan_free(dn_rows_plan *plan);
 
-/* Analyse `count` (1–DN_LANES) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands).
- * One source compiled for several instruction sets; without contraction to FMA they give the same bits. */
-typedef void (*dn_rows_kernel)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
+/* What is compiled once per instruction set: frontend_rows.c. Without contraction to FMA all builds give the same bits. */
+typedef struct {
+    /* Analyse `count` (1–DN_LANES) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands). */
+    void (*rows)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
+    /* The sum of a[i] * b[i]; count: a multiple of DN_DOT. */
+    float (*dot)(const float *a, const float *b, size_t count);
+    /* out[k] = the sum of filter[j] * samples[k * down + j], j < taps; k < count.
+     * scratch: (down, dn_decimate_stride(count, taps, down)). */
+    void (*decimate)(const float *filter, uint32_t taps, uint32_t down, const float *samples, size_t count, float *out,
+                     float *scratch);
+} dn_frontend_kernels;
 
-void dn_rows__base(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
-void dn_rows__avx2(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
+extern const dn_frontend_kernels dn_frontend__base, dn_frontend__avx2;
 
-typedef float (*dn_dot_kernel)(const float *a, const float *b, size_t count);
-
-float dn_dot__base(const float *a, const float *b, size_t count); /* count: a multiple of DN_DOT */
-float dn_dot__avx2(const float *a, const float *b, size_t count);
+static inline size_t dn_decimate_stride(size_t count, uint32_t taps, uint32_t down) {
+    return (count + DN_BLOCK - 1) / DN_BLOCK * DN_BLOCK + (taps + down - 1) / down;
+}
 
 /* ---- rational resampling: frontend_resample.c ---- */
 
@@ -51,16 +58,18 @@ typedef struct {
     uint32_t taps;       /* per phase, a multiple of DN_DOT */
     float *filter;       /* (up, taps) */
     float *history;      /* (taps + DN_RESAMPLE_CHUNK) */
+    float *scratch;      /* of `decimate`, where up is 1 and down is small; else NULL */
     size_t held;         /* samples in `history` */
     uint64_t phase;      /* of the next output, 0–up-1 */
     size_t next;         /* where in `history` the next output's filter begins */
-    dn_dot_kernel dot;
+    const dn_frontend_kernels *kernels;
 } dn_resampler;
 
 #define DN_RESAMPLE_CHUNK 2048 /* input samples taken at a time */
 
 /* 0; -1: no memory; -2: the filter would be larger than 16 MiB. `dn_resampler_free` in every case. */
-int dn_resampler_create(dn_resampler *resampler, uint32_t input_rate_hz, uint32_t output_rate_hz, dn_dot_kernel dot);
+int dn_resampler_create(dn_resampler *resampler, uint32_t input_rate_hz, uint32_t output_rate_hz,
+                        const dn_frontend_kernels *kernels);
 void dn_resampler_free(dn_resampler *resampler);
 void dn_resampler_reset(dn_resampler *resampler);
 

@@ -4,6 +4,7 @@
 #include "frontend_parts.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 #define ROLL_OFF 0.94
 #define BETA 9.0
 #define MAX_FILTER (4u << 20) /* floats */
+#define MAX_DECIMATION 8      /* beyond it few outputs come of a chunk */
 
 static uint32_t gcd(uint32_t a, uint32_t b) {
     while (b != 0) {
@@ -41,9 +43,10 @@ static double low_pass(double t, double cut_off) {
     return sinc * bessel_i0(BETA * sqrt(1.0 - at * at)) / bessel_i0(BETA);
 }
 
-int dn_resampler_create(dn_resampler *r, uint32_t input_rate_hz, uint32_t output_rate_hz, dn_dot_kernel dot) {
+int dn_resampler_create(dn_resampler *r, uint32_t input_rate_hz, uint32_t output_rate_hz,
+                        const dn_frontend_kernels *kernels) {
     memset(r, 0, sizeof *r);
-    r->dot = dot;
+    r->kernels = kernels;
     uint32_t common = gcd(input_rate_hz, output_rate_hz);
     r->up = output_rate_hz / common;
     r->down = input_rate_hz / common;
@@ -56,7 +59,10 @@ int dn_resampler_create(dn_resampler *r, uint32_t input_rate_hz, uint32_t output
         return -2;
     r->filter = calloc((size_t)r->up * r->taps, sizeof(float));
     r->history = calloc((size_t)r->taps + DN_RESAMPLE_CHUNK, sizeof(float));
-    if (r->filter == NULL || r->history == NULL)
+    bool decimates = r->up == 1 && r->down <= MAX_DECIMATION;
+    if (decimates)
+        r->scratch = calloc(r->down * dn_decimate_stride(DN_RESAMPLE_CHUNK, r->taps, r->down), sizeof(float));
+    if (r->filter == NULL || r->history == NULL || (decimates && r->scratch == NULL))
         return -1;
     for (uint32_t phase = 0; phase < r->up; phase++) {
         float *row = r->filter + (size_t)phase * r->taps;
@@ -73,6 +79,7 @@ int dn_resampler_create(dn_resampler *r, uint32_t input_rate_hz, uint32_t output
 void dn_resampler_free(dn_resampler *r) {
     free(r->filter);
     free(r->history);
+    free(r->scratch);
     memset(r, 0, sizeof *r);
 }
 
@@ -98,11 +105,20 @@ size_t dn_resampler_push(dn_resampler *r, const float *samples, size_t count, fl
     memcpy(r->history + r->held, samples, count * sizeof(float));
     r->held += count;
     size_t written = 0;
+    if (r->scratch != NULL && r->next + r->taps <= r->held) {
+        written = (r->held - r->taps - r->next) / r->down + 1;
+        r->kernels->decimate(r->filter, r->taps, r->down, r->history + r->next, written, out, r->scratch);
+        r->next += written * r->down;
+    }
+    uint32_t whole = r->down / r->up, rest = r->down % r->up;
     while (r->next + r->taps <= r->held) {
-        out[written++] = r->dot(r->filter + r->phase * r->taps, r->history + r->next, r->taps);
-        r->phase += r->down;
-        r->next += (size_t)(r->phase / r->up);
-        r->phase %= r->up;
+        out[written++] = r->kernels->dot(r->filter + r->phase * r->taps, r->history + r->next, r->taps);
+        r->next += whole;
+        r->phase += rest;
+        if (r->phase >= r->up) {
+            r->phase -= r->up;
+            r->next++;
+        }
     }
     size_t gone = r->next < r->held ? r->next : r->held;
     memmove(r->history, r->history + gone, (r->held - gone) * sizeof(float));

@@ -1,5 +1,5 @@
 /* Windows of samples to rows of log-mel features, eight windows side by side: every step works on vectors of eight floats,
- * one per window, so that nothing needs shuffling but the way in and the way out.
+ * one per window, so that nothing needs shuffling but the way in and the way out. And the sums of the resampler.
  *
  * This file is compiled once per instruction set, with DN_ISA in the names. No sum's order depends on the vector width, and
  * contraction to FMA is off, so that every build gives the same bits. */
@@ -14,48 +14,67 @@
 #define NAME_(name, isa) name##__##isa
 #define NAME(name, isa) NAME_(name, isa)
 
-typedef float v8 __attribute__((vector_size(32)));
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int i4 __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (i4){__VA_ARGS__})
+#endif
 
-/* Samples to vectors: re, im (half) = even and odd samples of the windows, times the window. */
-static void gather(const dn_rows_plan *plan, const float *samples, uint32_t count, v8 *re, v8 *im) {
-    uint32_t half = plan->fft_samples / 2, pairs = plan->window_samples / 2;
+typedef float v4 __attribute__((vector_size(16)));
+typedef float vec __attribute__((vector_size(4 * DN_LANES)));
+
+typedef float v4_anywhere __attribute__((vector_size(16), aligned(4)));
+typedef float vec_anywhere __attribute__((vector_size(4 * DN_LANES), aligned(4)));
+#define LOAD4(from) (*(const v4_anywhere *)(from))
+#define LOAD(from) (*(const vec_anywhere *)(from))
+
+/* Samples to vectors: re, im (half) = even and odd samples of the windows, times the window. Four samples of four windows
+ * at a time change places. */
+static void gather(const dn_rows_plan *plan, const float *samples, uint32_t count, vec *re, vec *im) {
+    uint32_t half = plan->fft_samples / 2, i = 0;
+    const float *window = plan->window;
     const float *at[DN_LANES];
     for (uint32_t l = 0; l < DN_LANES; l++) /* lanes beyond `count` repeat the first; their rows are not given */
         at[l] = samples + (l < count ? (size_t)l * plan->hop_samples : 0);
-    const float *window = plan->window;
-    for (uint32_t i = 0; i < pairs; i++) {
-        v8 even = {at[0][2 * i], at[1][2 * i], at[2][2 * i], at[3][2 * i],
-                   at[4][2 * i], at[5][2 * i], at[6][2 * i], at[7][2 * i]};
-        v8 odd = {at[0][2 * i + 1], at[1][2 * i + 1], at[2][2 * i + 1], at[3][2 * i + 1],
-                  at[4][2 * i + 1], at[5][2 * i + 1], at[6][2 * i + 1], at[7][2 * i + 1]};
-        re[i] = even * window[2 * i];
-        im[i] = odd * window[2 * i + 1];
+    for (; i + 4 <= plan->window_samples; i += 4) {
+        v4 w = LOAD4(window + i);
+        for (uint32_t l = 0; l < DN_LANES; l += 4) {
+            v4 a = LOAD4(at[l] + i) * w, b = LOAD4(at[l + 1] + i) * w;
+            v4 c = LOAD4(at[l + 2] + i) * w, d = LOAD4(at[l + 3] + i) * w;
+            v4 ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+            v4 ab2 = SHUFFLE(a, b, 2, 6, 3, 7), cd2 = SHUFFLE(c, d, 2, 6, 3, 7);
+            *(v4 *)((float *)(re + i / 2) + l) = SHUFFLE(ab, cd, 0, 1, 4, 5);
+            *(v4 *)((float *)(im + i / 2) + l) = SHUFFLE(ab, cd, 2, 3, 6, 7);
+            *(v4 *)((float *)(re + i / 2 + 1) + l) = SHUFFLE(ab2, cd2, 0, 1, 4, 5);
+            *(v4 *)((float *)(im + i / 2 + 1) + l) = SHUFFLE(ab2, cd2, 2, 3, 6, 7);
+        }
     }
-    memset(re + pairs, 0, (half - pairs) * sizeof(v8));
-    memset(im + pairs, 0, (half - pairs) * sizeof(v8));
-    if (plan->window_samples % 2 != 0)
+    memset(re + i / 2, 0, (half - i / 2) * sizeof(vec));
+    memset(im + i / 2, 0, (half - i / 2) * sizeof(vec));
+    for (; i < plan->window_samples; i++)
         for (uint32_t l = 0; l < DN_LANES; l++)
-            re[pairs][l] = at[l][2 * pairs] * window[2 * pairs];
+            ((float *)((i % 2 == 0 ? re : im) + i / 2))[l] = at[l][i] * window[i];
 }
 
 /* Complex FFT of `half` points in place, decimation in frequency, radix 4 with one radix-2 stage where log2 asks for it.
  * Point k is left at plan->place[k]. */
-static void transform(const dn_rows_plan *plan, v8 *re, v8 *im) {
+static void transform(const dn_rows_plan *plan, vec *re, vec *im) {
     uint32_t half = plan->fft_samples / 2, n = half;
     const float *w = plan->twiddles;
     for (; n >= 4; n /= 4) {
         uint32_t m = n / 4;
         for (uint32_t p = 0; p < m; p++, w += 6) {
             for (uint32_t i = p; i < half; i += n) {
-                v8 ar = re[i], ai = im[i], br = re[i + m], bi = im[i + m];
-                v8 cr = re[i + 2 * m], ci = im[i + 2 * m], dr = re[i + 3 * m], di = im[i + 3 * m];
-                v8 sum_r = ar + cr, sum_i = ai + ci, dif_r = ar - cr, dif_i = ai - ci;
-                v8 odd_r = br + dr, odd_i = bi + di, jod_r = di - bi, jod_i = br - dr; /* j * (b - d) */
+                vec ar = re[i], ai = im[i], br = re[i + m], bi = im[i + m];
+                vec cr = re[i + 2 * m], ci = im[i + 2 * m], dr = re[i + 3 * m], di = im[i + 3 * m];
+                vec sum_r = ar + cr, sum_i = ai + ci, dif_r = ar - cr, dif_i = ai - ci;
+                vec odd_r = br + dr, odd_i = bi + di, jod_r = di - bi, jod_i = br - dr; /* j * (b - d) */
                 re[i] = sum_r + odd_r;
                 im[i] = sum_i + odd_i;
-                v8 t1r = dif_r - jod_r, t1i = dif_i - jod_i;
-                v8 t2r = sum_r - odd_r, t2i = sum_i - odd_i;
-                v8 t3r = dif_r + jod_r, t3i = dif_i + jod_i;
+                vec t1r = dif_r - jod_r, t1i = dif_i - jod_i;
+                vec t2r = sum_r - odd_r, t2i = sum_i - odd_i;
+                vec t3r = dif_r + jod_r, t3i = dif_i + jod_i;
                 if (p == 0) { /* w^0 = 1 */
                     re[i + m] = t1r, im[i + m] = t1i;
                     re[i + 2 * m] = t2r, im[i + 2 * m] = t2i;
@@ -73,7 +92,7 @@ static void transform(const dn_rows_plan *plan, v8 *re, v8 *im) {
     }
     if (n == 2)
         for (uint32_t i = 0; i < half; i += 2) {
-            v8 ar = re[i], ai = im[i], br = re[i + 1], bi = im[i + 1];
+            vec ar = re[i], ai = im[i], br = re[i + 1], bi = im[i + 1];
             re[i] = ar + br;
             im[i] = ai + bi;
             re[i + 1] = ar - br;
@@ -82,19 +101,21 @@ static void transform(const dn_rows_plan *plan, v8 *re, v8 *im) {
 }
 
 /* X[k] = (Z[k] + conj Z[h-k]) / 2 - j/2 * e^(-2 pi j k / n) * (Z[k] - conj Z[h-k]), h = n/2, Z[h] = Z[0];
- * magnitudes: (half + 1) |X[k]| for the bins any triangle touches. */
-static void magnitudes_of(const dn_rows_plan *plan, const v8 *re, const v8 *im, v8 *magnitudes) {
+ * X[h-k] is the conjugate of the difference where X[k] is the sum. magnitudes: (half + 1), |X[k]|. */
+static void magnitudes_of(const dn_rows_plan *plan, const vec *re, const vec *im, vec *magnitudes) {
     uint32_t half = plan->fft_samples / 2;
-    for (uint32_t k = plan->first_bin; k < plan->end_bin; k++) {
+    for (uint32_t k = 0; k <= half / 2; k++) {
         uint32_t i = plan->place[k], j = plan->place[half - k];
         float sine = plan->split[2 * k], cosine = plan->split[2 * k + 1];
-        v8 dr = re[i] - re[j], di = im[i] + im[j];
-        v8 xr = 0.5f * (re[i] + re[j]) - sine * dr + cosine * di;
-        v8 xi = 0.5f * (im[i] - im[j]) - sine * di - cosine * dr;
+        vec dr = re[i] - re[j], di = im[i] + im[j];
+        vec er = 0.5f * (re[i] + re[j]), ei = 0.5f * (im[i] - im[j]);
+        vec tr = cosine * di - sine * dr, ti = sine * di + cosine * dr;
+        vec xr = er + tr, xi = ei - ti, yr = er - tr, yi = ei + ti;
         magnitudes[k] = xr * xr + xi * xi;
+        magnitudes[half - k] = yr * yr + yi * yi;
     }
     float *squares = (float *)(magnitudes + plan->first_bin);
-    for (size_t i = 0; i < (size_t)(plan->end_bin - plan->first_bin) * DN_LANES; i++)
+    for (size_t i = 0; plan->end_bin > plan->first_bin && i < (size_t)(plan->end_bin - plan->first_bin) * DN_LANES; i++)
         squares[i] = sqrtf(squares[i]);
 }
 
@@ -124,38 +145,72 @@ static void logarithms(float *x, size_t count) {
     }
 }
 
-void NAME(dn_rows, DN_ISA)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows) {
+static void rows_of(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows) {
     uint32_t half = plan->fft_samples / 2;
-    v8 *re = (v8 *)plan->scratch, *im = re + half, *magnitudes = im + half, *mel = magnitudes + half + 1;
+    vec *re = (vec *)plan->scratch, *im = re + half, *magnitudes = im + half, *mel = magnitudes + half + 1;
     gather(plan, samples, count, re, im);
     transform(plan, re, im);
     magnitudes_of(plan, re, im, magnitudes);
     const float *weight = plan->weights;
     for (uint32_t band = 0; band < plan->mel_bands; band++) {
-        const v8 *bin = magnitudes + plan->first[band];
-        v8 sum = {0};
+        const vec *bin = magnitudes + plan->first[band];
+        vec sum = {0};
         for (uint32_t i = 0; i < plan->bins[band]; i++)
             sum += bin[i] * *weight++;
         mel[band] = sum + plan->log_offset;
     }
     float *logs = (float *)mel, by = 1.0f / plan->scale;
     logarithms(logs, (size_t)plan->mel_bands * DN_LANES);
+    for (uint32_t band = 0; band < plan->mel_bands; band++)
+        mel[band] = (mel[band] - plan->mean) * by;
     for (uint32_t l = 0; l < count; l++)
         for (uint32_t band = 0; band < plan->mel_bands; band++)
-            rows[(size_t)l * plan->mel_bands + band] = (logs[band * DN_LANES + l] - plan->mean) * by;
+            rows[(size_t)l * plan->mel_bands + band] = logs[band * DN_LANES + l];
 }
 
-float NAME(dn_dot, DN_ISA)(const float *a, const float *b, size_t count) {
-    v8 even = {0}, odd = {0};
-    for (size_t i = 0; i < count; i += DN_DOT) {
-        v8 x, y, z, w;
-        memcpy(&x, a + i, sizeof x);
-        memcpy(&y, b + i, sizeof y);
-        memcpy(&z, a + i + DN_LANES, sizeof z);
-        memcpy(&w, b + i + DN_LANES, sizeof w);
-        even += x * y;
-        odd += z * w;
-    }
-    v8 sum = even + odd;
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+static float dot(const float *a, const float *b, size_t count) {
+    float sums[DN_DOT];
+    vec part[DN_DOT / DN_LANES] = {{0}};
+    for (size_t i = 0; i < count; i += DN_DOT)
+        for (size_t v = 0; v < DN_DOT / DN_LANES; v++)
+            part[v] += LOAD(a + i + v * DN_LANES) * LOAD(b + i + v * DN_LANES);
+    memcpy(sums, part, sizeof sums);
+    for (int width = DN_DOT / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++)
+            sums[i] += sums[i + width];
+    return sums[0];
 }
+
+/* streams: (down, stride), streams[p][k] = samples[k * down + p]. Called with a literal `down` where it is a usual one. */
+static inline void take_apart(const float *samples, size_t count, uint32_t down, float *streams, size_t stride) {
+    for (uint32_t p = 0; p < down; p++)
+        for (size_t k = 0; k < count; k++)
+            streams[p * stride + k] = samples[k * down + p];
+}
+
+static void decimate(const float *filter, uint32_t taps, uint32_t down, const float *samples, size_t count, float *out,
+                     float *streams) {
+    size_t stride = dn_decimate_stride(count, taps, down), each = (count - 1) + taps / down; /* whole rounds of `down` */
+    switch (down) {
+    case 2: take_apart(samples, each, 2, streams, stride); break;
+    case 3: take_apart(samples, each, 3, streams, stride); break;
+    case 6: take_apart(samples, each, 6, streams, stride); break;
+    default: take_apart(samples, each, down, streams, stride);
+    }
+    for (uint32_t p = 0; p < taps % down; p++)
+        streams[p * stride + each] = samples[each * down + p];
+    enum { VECTORS = DN_BLOCK / DN_LANES };
+    for (size_t k = 0; k < count; k += DN_BLOCK) { /* outputs beyond `count` are made of what lies there, and not given */
+        vec sums[VECTORS] = {{0}};
+        for (uint32_t p = 0; p < down; p++) {
+            const float *from = streams + p * stride + k;
+            for (uint32_t j = p; j < taps; j += down, from++)
+                for (int v = 0; v < VECTORS; v++)
+                    sums[v] += LOAD(from + v * DN_LANES) * filter[j];
+        }
+        size_t left = count - k < DN_BLOCK ? count - k : DN_BLOCK;
+        memcpy(out + k, sums, left * sizeof(float));
+    }
+}
+
+const dn_frontend_kernels NAME(dn_frontend, DN_ISA) = {rows_of, dot, decimate};
