@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillnet.cloud.core import Classifier, CoreNet, CoreShape, shape_of
+from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, shape_of
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
@@ -23,7 +23,6 @@ from distillnet.cloud.surgery import (
     reestimate_norms,
     total_cost,
 )
-from distillnet.cloud.training import ThrowAwayHead
 
 KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
 
@@ -34,7 +33,6 @@ class Candidate:
 
     name: str
     student: Classifier
-    throw_away: ThrowAwayHead
     macs: float
     groups: list[Group]
     relevance: dict[str, NDArray[np.float32]]
@@ -125,7 +123,6 @@ def essential_core(
     return Candidate(
         name=f"core-{criterion}",
         student=Classifier(core, shape.head, wanted.shape[1]),
-        throw_away=ThrowAwayHead(shape.head, teacher.classify, teacher.classify.out_features),
         macs=total_cost(layers_of(core, example)),
         groups=groups,
         relevance=relevance,
@@ -135,11 +132,19 @@ def essential_core(
     )
 
 
-def rebuild(
-    shape: CoreShape, teacher: nn.Linear | None, outputs: int, classes: int
-) -> tuple[Classifier, ThrowAwayHead]:
-    """Build a network of a known shape with fresh weights: to resume into, or to train from scratch."""
-    return Classifier(CoreNet(shape), shape.head, outputs), ThrowAwayHead(shape.head, teacher, classes)
+def fresh(shape: CoreShape, outputs: int, resolution: int, *, seed: int = 0) -> Candidate:
+    """Return a network of that shape with fresh weights: nothing of the teacher is in it."""
+    torch.manual_seed(seed)
+    return Candidate(
+        name="fresh",
+        student=Classifier(CoreNet(shape), shape.head, outputs),
+        macs=float(macs(shape, resolution)),
+        groups=[],
+        relevance={},
+        kept={},
+        block_rises={},
+        dropped=[],
+    )
 
 
 def _blocks_to_drop(share: float) -> int:

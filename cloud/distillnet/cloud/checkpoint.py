@@ -1,4 +1,4 @@
-"""A run's state on disk, so that an interrupted one goes on. Plain tensors and values: nothing in it is executed."""
+"""A training's state on disk, so that an interrupted one goes on. Plain tensors and values: nothing is executed."""
 
 import io
 import pickle
@@ -9,13 +9,15 @@ import torch
 
 from distillnet.cloud.places import write_whole
 
+PREFIX, SUFFIX = ".distil", ".pt"
+
 
 class Checkpoint:
-    """One run's checkpoint in its output folder. `key` names everything the run depends on."""
+    """One network's checkpoint in the run's output folder. `key` names everything the training depends on."""
 
-    def __init__(self, directory: Path, key: str) -> None:
-        """Look at `directory`/.distil.pt; a checkpoint of another run is ignored."""
-        self._path = directory / ".distil.pt"
+    def __init__(self, directory: Path, key: str, name: str = "") -> None:
+        """Look at `directory`/.distil-NAME.pt; a checkpoint of another run is ignored."""
+        self._path = directory / f"{PREFIX}{'-' if name else ''}{name}{SUFFIX}"
         self._key = key
 
     def load(self) -> dict[str, Any] | None:
@@ -34,6 +36,8 @@ class Checkpoint:
         torch.save({"key": self._key, "state": state}, buffer)
         write_whole(self._path, buffer.getvalue())
 
-    def remove(self) -> None:
-        """Forget it: the run is done."""
-        self._path.unlink(missing_ok=True)
+
+def forget(directory: Path) -> None:
+    """Remove every checkpoint of a folder: its run is done, or begins anew."""
+    for path in directory.glob(f"{PREFIX}*{SUFFIX}"):
+        path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -204,6 +204,20 @@ def shape_of(core: CoreNet, index: int) -> BlockShape:
     block = core.blocks[index]
     assert isinstance(block, InvertedResidual)
     return block.shape
+
+
+def slimmed(shape: CoreShape, factor: float) -> CoreShape:
+    """Return a shape with every width scaled, at least 8 and a multiple of 8."""
+
+    def width(channels: int) -> int:
+        return max(8, round(channels * factor / 8) * 8)
+
+    def block(old: BlockShape) -> BlockShape:
+        into = width(old.into)
+        expanded = width(old.expanded) if old.expands else into
+        return replace(old, into=into, expanded=expanded, out=width(old.out))
+
+    return CoreShape(width(shape.stem), tuple(block(old) for old in shape.blocks), width(shape.head))
 
 
 def macs(core: CoreShape, resolution: int, outputs: int = 0) -> int:

@@ -17,7 +17,7 @@ from distillnet.cloud.export import Gate
 from distillnet.cloud.measure import Speed
 from distillnet.cloud.metrics import Floats, Ints, agreement, confusion, operating_curve, wilson
 from distillnet.cloud.rejection import Decision, alarms
-from distillnet.cloud.teacher import Teacher
+from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Teacher
 from distillnet.cloud.views import Views
 from distillnet.proto.card import Card, CardEvent, DataInfo, ImageInput, Latency, Metric, TeacherInfo
 
@@ -67,9 +67,7 @@ def student_card(result: Result) -> Card:
         events=events,
         other=result.dataset.other,
         temperature=result.decision.temperature,
-        input=ImageInput(
-            height=result.resolution, width=result.resolution, mean=result.teacher.mean, scale=result.teacher.scale
-        ),
+        input=ImageInput(height=result.resolution, width=result.resolution, mean=LITE_MEAN, scale=LITE_SCALE),
         metrics=[
             Metric(name=name, value=f.value, ci_low=f.low, ci_high=f.high, dataset="own", split="test", n=f.n)
             for name, f in found.items()

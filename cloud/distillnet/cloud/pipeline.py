@@ -6,7 +6,8 @@ only its checkpoint, from which `resume` goes on.
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,25 @@ import numpy as np
 import torch
 
 from distillnet.cloud import application as applications
-from distillnet.cloud import report
+from distillnet.cloud import budget, race, report
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, baselines
-from distillnet.cloud.candidate import Candidate, ZeroShot, essential_core
-from distillnet.cloud.checkpoint import Checkpoint
+from distillnet.cloud.candidate import Candidate, ZeroShot
+from distillnet.cloud.checkpoint import forget
+from distillnet.cloud.core import Classifier
+from distillnet.cloud.course import Course, Examination, Trained
 from distillnet.cloud.data import Dataset, gather
+from distillnet.cloud.entrants import Entrant, Ground, enter
 from distillnet.cloud.export import compare, dequantise, golden_vectors, input_tensor, run_int8, sample, to_int8
 from distillnet.cloud.facts import Result, student_card, student_facts
 from distillnet.cloud.measure import compare_speed, int8_teacher
-from distillnet.cloud.metrics import Floats, Ints, macro_recall, softmax
+from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.places import cache_directory, write_whole
+from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_bias, fit_decision, fit_temperature
-from distillnet.cloud.teacher import Pixels, Teacher, load, normalise
-from distillnet.cloud.training import Lessons, Recipe, balanced, distil, predict, start_heads
+from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Pixels, Teacher, backbone, load, normalise
+from distillnet.cloud.training import Lessons, Recipe, balanced, predict
 from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
@@ -40,8 +45,9 @@ RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE = 0.6
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
-TEACHER_TO_STUDENT_MACS = 16.0
 SHORT_MINUTES = 4.0
+VALIDATION_PICTURES = 1200
+PROBE_PICTURES = 1500
 PROBE_SHARE = 0.5
 
 
@@ -108,15 +114,15 @@ class _Run:
         self._check(views, truth, dataset)
         with self.steps.step("baselines", "baselines: the teacher as it is, a probe on its features"):
             free = baselines(views, dataset, wanted, seed=self.seed)
-        resolution = self.application.search.resolution or DEFAULT_RESOLUTION
-        pixels = shrink_all(views.pixels, resolution)
-        candidate, curve = self._student(teacher, dataset, views, pixels, wanted, truth, free)
+        winner, tried = self._race(teacher, dataset, views, wanted, truth, free)
+        candidate, pixels = winner.entrant.candidate, shrink_all(views.pixels, winner.entrant.resolution)
         with self.steps.step("export", "int8 conversion and gate"):
-            model, decision, gate, scores = self._int8(teacher, views, pixels, wanted, truth, candidate)
+            model, decision, gate, scores = self._int8(views, pixels, wanted, truth, candidate)
         with self.steps.step("latency", "latency beside the int8 teacher"):
             whole = int8_teacher(teacher, views.pixels[views.where("train")], cache)
             speed = compare_speed(model, whole)
-        self._check_budget(speed.student_ms, len(model))
+        arena_bytes = int(load_model(model, "auto").info["arena_bytes"])
+        self._check_budget(speed.student_ms, len(model), arena_bytes)
         seconds = self.steps.seconds | {"total": time.monotonic() - begun}
         result = Result(
             application=self.application,
@@ -130,12 +136,12 @@ class _Run:
             decision=decision,
             gate=gate,
             speed=speed,
-            resolution=resolution,
-            arena_bytes=int(load_model(model, "auto").info["arena_bytes"]),
-            curve=curve,
+            resolution=winner.entrant.resolution,
+            arena_bytes=arena_bytes,
+            curve=winner.curve,
             seconds=seconds,
             seed=self.seed,
-            tried=[],
+            tried=tried,
         )
         return self._write(result, model, pixels)
 
@@ -153,56 +159,88 @@ class _Run:
                     + (", says the teacher; give it examples or labelled data" if (views.labels < 0).any() else "")
                 )
 
-    def _student(
-        self,
-        teacher: Teacher,
-        dataset: Dataset,
-        views: Views,
-        pixels: Pixels,
-        wanted: Floats,
-        truth: Ints,
-        free: Baselines,
-    ) -> tuple[Candidate, list[dict[str, float]]]:
-        train, validation = views.where("train"), views.where("validation")
-        candidate = self._cut(teacher, dataset, views, pixels, wanted, free)
-        checkpoint = Checkpoint(self.out, self._key(views, candidate))
-        kept = checkpoint.load() if self.resume else None
-        if kept:
-            self.steps.say("going on from the checkpoint")
-        recipe = self._recipe()
+    def _race(
+        self, teacher: Teacher, dataset: Dataset, views: Views, wanted: Floats, truth: Ints, free: Baselines
+    ) -> tuple[Trained, list[dict[str, Any]]]:
+        """Build the candidates, train them in a race, and return the winner and what to say of all."""
+        entrants = self._entrants(teacher, dataset, views, wanted, free)
+        recipe = race.shorten(self._recipe(), len(entrants))
+        train, looked = views.where("train"), sample(views.where("validation"), VALIDATION_PICTURES)
         lessons = Lessons(
-            pixels=pixels[train],
+            pixels=np.empty((0, 0, 0, 3), np.uint8),
             wanted=self._mixed(views, wanted, free)[train],
             logits=views.logits[train],
             features=None if views.features is None else views.features[train],
             # Where the teacher's word is all there is, it is to be met as often as it is said.
             weights=balanced(wanted[train], 0.5 if (views.labels >= 0).any() else 0.0),
-            mean=teacher.mean,
-            scale=teacher.scale,
+            mean=LITE_MEAN,
+            scale=LITE_SCALE,
         )
-        if not kept:
-            start_heads(candidate.student, candidate.throw_away, lessons, seed=self.seed)
-        looked = sample(validation, 400)
-
-        def merit(network: torch.nn.Module) -> float:
-            logits = predict(network, pixels[looked], teacher.mean, teacher.scale)
-            return macro_recall(softmax(logits), truth[looked]).value
-
-        total = float(recipe.steps or recipe.seconds)
-        with self.steps.step("distillation", "distillation", total) as advance:
-            curve = distil(
-                candidate.student,
-                candidate.throw_away,
-                lessons,
-                recipe,
+        shown = {side: shrink_all(views.pixels, side) for side in {entrant.resolution for entrant in entrants}}
+        courses = [
+            Course(
+                entrant=entrant,
+                lessons=replace(lessons, pixels=shown[entrant.resolution][train]),
+                examination=Examination(shown[entrant.resolution][looked], truth[looked], views.unseen[looked]),
+                recipe=recipe,
+                classify=teacher.classifier.classify if teacher.classifier else None,
                 seed=self.seed,
-                advance=advance,
-                check=merit if len(looked) else None,
-                resume_from=kept,
-                keep=checkpoint.keep,
+                directory=self.out,
+                key=self._key(views, entrant),
             )
-        self._checkpoint = checkpoint
-        return candidate, curve
+            for entrant in entrants
+        ]
+        if not self.resume:
+            forget(self.out)
+        everybody = race.run(courses, self._teach)
+        return everybody[0], race.facts(everybody, len(looked))
+
+    def _teach(self, courses: Sequence[Course], share: float) -> list[Trained]:
+        trained = []
+        for course in courses:
+            title = f"distillation of {course.entrant.name!r} to {share:.0%}"
+            with self.steps.step("distillation" if share == 1 else "race", title, course.total(share)) as advance:
+                trained.append(course.teach(share, advance))
+        return trained
+
+    def _entrants(
+        self, teacher: Teacher, dataset: Dataset, views: Views, wanted: Floats, free: Baselines
+    ) -> list[Entrant]:
+        whole, native = backbone(teacher)
+        count = int(np.clip(self.minutes * RELEVANCE_PICTURES_PER_MINUTE, 96, 768))
+        looked = sample(views.where("train"), count, self.seed)
+        search = self.application.search
+        number = search.candidates if self.minutes >= SHORT_MINUTES else 1
+        ground = Ground(
+            network=whole,
+            question=self._question(teacher, dataset, views, wanted, free, whole),
+            pictures=lambda side: normalise(shrink_all(views.pixels[looked], side), LITE_MEAN, LITE_SCALE),
+            wanted=wanted[looked],
+            budget=budget.of_application(self.application.budget, self.path.parent, whole, native),
+            seed=self.seed,
+        )
+        with self.steps.step("relevance", "relevance and surgery", number) as advance:
+            return enter(ground, number, search.resolution, advance)
+
+    def _question(
+        self,
+        teacher: Teacher,
+        dataset: Dataset,
+        views: Views,
+        wanted: Floats,
+        free: Baselines,
+        whole: Classifier,
+    ) -> torch.nn.Module:
+        """Ask the network that is cut about the application: its own answer, or a probe on its features."""
+        if teacher.classifier is not whole:
+            looked = sample(views.where("train"), PROBE_PICTURES, self.seed)
+            side = self.application.search.resolution or DEFAULT_RESOLUTION
+            felt = predict(whole.core, shrink_all(views.pixels[looked], side), LITE_MEAN, LITE_SCALE)
+            return fit_probe(felt, wanted[looked], seed=self.seed)
+        if (views.labels >= 0).any() or not all(dataset.event_classes):
+            assert free.probe_network is not None
+            return free.probe_network
+        return ZeroShot(whole.classify, dataset.event_classes)
 
     def _recipe(self) -> Recipe:
         """Short runs take small steps in small batches: what the cut left is good, and there is no time to recover."""
@@ -210,38 +248,6 @@ class _Run:
         if self.minutes < SHORT_MINUTES:
             return Recipe(seconds, steps, batch=32, learning_rate=1e-3, average_decay=0.98)
         return Recipe(seconds, steps)
-
-    def _cut(
-        self, teacher: Teacher, dataset: Dataset, views: Views, pixels: Pixels, wanted: Floats, free: Baselines
-    ) -> Candidate:
-        whole = teacher.classifier
-        if whole is None:
-            raise ConfigError(f"teacher {teacher.source!r} cannot be cut; its logits can teach other students only")
-        asked: torch.nn.Module
-        if (views.labels >= 0).any() or not all(dataset.event_classes):
-            assert free.probe_network is not None
-            asked = free.probe_network
-        else:
-            asked = ZeroShot(whole.classify, dataset.event_classes)
-        count = int(np.clip(self.minutes * RELEVANCE_PICTURES_PER_MINUTE, 96, 768))
-        looked = sample(views.where("train"), count, self.seed)
-        with self.steps.step("relevance", "relevance and surgery", len(looked)) as advance:
-            return essential_core(
-                whole,
-                asked,
-                normalise(pixels[looked], teacher.mean, teacher.scale),
-                wanted[looked],
-                budget=self._budget_macs(teacher),
-                seed=self.seed,
-                advance=advance,
-            )
-
-    def _budget_macs(self, teacher: Teacher) -> float:
-        from distillnet.cloud.core import CoreNet, macs
-
-        core = teacher.classifier.core if teacher.classifier else None
-        assert isinstance(core, CoreNet)
-        return macs(core.shape, teacher.native_resolution) / TEACHER_TO_STUDENT_MACS
 
     def _mixed(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
         """Soften labels with the probe's opinion; the teacher's own word is soft already."""
@@ -253,19 +259,19 @@ class _Run:
         return mixed
 
     def _int8(
-        self, teacher: Teacher, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate
+        self, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate
     ) -> tuple[bytes, Decision, Any, Floats]:
         train, validation = views.where("train"), views.where("validation")
         if (views.labels < 0).all():
-            self._follow_teacher(teacher, pixels[validation], wanted[validation], candidate)
-        calibration = normalise(pixels[sample(train, CALIBRATION_PICTURES, self.seed)], teacher.mean, teacher.scale)
+            self._follow_teacher(pixels[validation], wanted[validation], candidate)
+        calibration = normalise(pixels[sample(train, CALIBRATION_PICTURES, self.seed)], LITE_MEAN, LITE_SCALE)
         model = to_int8(candidate.student, calibration)
         runner = load_model(model, "auto")
         scored = np.concatenate([validation, views.where("test")])
         logits = np.zeros((len(views.labels), wanted.shape[1]), np.float32)
-        inputs = (pixels[scored].astype(np.float32) - teacher.mean) / teacher.scale
+        inputs = (pixels[scored].astype(np.float32) - LITE_MEAN) / LITE_SCALE
         logits[scored] = dequantise(runner, run_int8(runner, input_tensor(runner, inputs)))
-        whole = predict(candidate.student, pixels[scored], teacher.mean, teacher.scale)
+        whole = predict(candidate.student, pixels[scored], LITE_MEAN, LITE_SCALE)
         gate = compare(logits[scored], whole, truth[scored], runner.info["engine"])
         usual = validation[~views.unseen[validation]]
         temperature = fit_temperature(logits[usual], wanted[usual])
@@ -275,24 +281,26 @@ class _Run:
         decision = fit_decision(logits[validation], wanted[validation], negative, rate, temperature=temperature)
         return model, decision, gate, softmax(logits, decision.temperature)
 
-    def _follow_teacher(self, teacher: Teacher, pixels: Pixels, wanted: Floats, candidate: Candidate) -> None:
+    def _follow_teacher(self, pixels: Pixels, wanted: Floats, candidate: Candidate) -> None:
         """Fold a bias into the student that makes it decide as often for each output as the teacher does."""
-        bias = fit_bias(predict(candidate.student, pixels, teacher.mean, teacher.scale), wanted)
+        bias = fit_bias(predict(candidate.student, pixels, LITE_MEAN, LITE_SCALE), wanted)
         with torch.no_grad():
             candidate.student.classify.bias.add_(torch.from_numpy(bias))
 
-    def _check_budget(self, student_ms: float, size: int) -> None:
+    def _check_budget(self, student_ms: float, size: int, arena_bytes: int) -> None:
         budget = self.application.budget
         if budget.size_kb is not None and size > budget.size_kb * 1024:
             raise ConfigError(f"the student is {size / 1024:.0f} KiB; [budget] size_kb = {budget.size_kb:g} is less")
+        if budget.ram_kb is not None and arena_bytes > budget.ram_kb * 1024:
+            raise ConfigError(
+                f"the student works in {arena_bytes / 1024:.0f} KiB; [budget] ram_kb = {budget.ram_kb:g} is less"
+            )
         if budget.latency_ms is not None and student_ms > budget.latency_ms:
             self.steps.say(f"the student takes {student_ms:.3f} ms here; [budget] asks for {budget.latency_ms:g}")
 
     def _write(self, result: Result, model: bytes, pixels: Pixels) -> dict[str, Any]:
         held_out = np.concatenate([result.views.where("validation"), result.views.where("test")])
-        inputs = (
-            pixels[sample(held_out, 8, self.seed)].astype(np.float32) - result.teacher.mean
-        ) / result.teacher.scale
+        inputs = (pixels[sample(held_out, 8, self.seed)].astype(np.float32) - LITE_MEAN) / LITE_SCALE
         student = pack(model, student_card(result), golden_vectors(model, inputs))
         facts = student_facts(result, len(student))
         try:
@@ -300,10 +308,11 @@ class _Run:
             report.write(self.out, facts)
         except OSError as exc:
             raise ConfigError(f"{self.out}: cannot be written: {exc.strerror}") from exc
-        self._checkpoint.remove()
+        forget(self.out)
         return facts | {"student": str(self.out / "student.tflite"), "report": str(self.out / "report.html")}
 
-    def _key(self, views: Views, candidate: Candidate) -> str:
-        parts = [self.application.model_dump_json(), str(self.seed), views.digest]
+    def _key(self, views: Views, entrant: Entrant) -> str:
+        candidate = entrant.candidate
+        parts = [self.application.model_dump_json(), str(self.seed), views.digest, entrant.name]
         parts.append(str(candidate.kept) + str(candidate.dropped))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -200,7 +200,10 @@ def _candidates(facts: Facts) -> str:
     drawn = [row for row in rows if row.get("latency_ms") is not None and row.get("accuracy") is not None]
     drawing = _drawing(figures.pareto(drawn, facts.get("budget_ms")), "accuracy against latency") if drawn else ""
     return _section(
-        "What was tried", "Every candidate at its measured latency; the dashed line is the front.", drawing + table
+        "What was tried",
+        "Every candidate under the same budget, at its latency by the board's table; accuracy on validation data where "
+        "its training stopped. The dashed line is the front.",
+        drawing + table,
     )
 
 

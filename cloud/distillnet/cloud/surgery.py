@@ -18,6 +18,7 @@ from distillnet.cloud.relevance import Group, dependency_graph
 STEP = 8
 FEWEST = 8
 KEPT_SHARE = 0.2
+LEAST_RELAX = 0.05
 
 LayerCost = Callable[["Layer", int, int], float]
 
@@ -94,25 +95,25 @@ def choose(
         relevance: of every group's channels.
         budget: in the unit of `cost`.
         cost: of one layer with so many channels in and out.
-        keeps: least share of its channels a group of a kind keeps.
+        keeps: least share of its channels a group of a kind keeps, unless the budget cannot be met otherwise.
         step: channels kept are multiples of it.
         isomorphic: compare groups only after scaling each kind to mean 1.
 
     Returns:
-        The channels to remove by the group's root name; the budget may be missed when every group is at its floor.
+        The channels to remove by the group's root name; the budget may be missed when no group can give any more.
 
     """
     scale = _scales(groups, relevance) if isomorphic else dict.fromkeys((g.root for g in groups), 1.0)
     state = _Widths(groups, layers, cost)
     order = {group.root: np.argsort(relevance[group.root]) for group in groups}
     removed: dict[str, int] = defaultdict(int)
-    current = total_cost(layers, cost)
+    current, relax = total_cost(layers, cost), 1.0
     while current > budget:
         best, best_price, best_gain, best_count = None, np.inf, 0.0, 0
         for group in groups:
             left = group.channels - removed[group.root]
             count = left % step or step
-            if left - count < max(FEWEST, (keeps or {}).get(group.kind, KEPT_SHARE) * group.channels):
+            if left - count < max(FEWEST, relax * (keeps or {}).get(group.kind, KEPT_SHARE) * group.channels):
                 continue
             gain = state.gain(group, count)
             if gain <= 0:
@@ -121,7 +122,10 @@ def choose(
             if float(lost) / gain < best_price:
                 best, best_price, best_gain, best_count = group, float(lost) / gain, gain, count
         if best is None:
-            break
+            if relax < LEAST_RELAX:
+                break
+            relax *= 0.7
+            continue
         state.remove(best, best_count)
         removed[best.root] += best_count
         current -= best_gain

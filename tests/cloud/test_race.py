@@ -1,0 +1,151 @@
+"""The race: the better half goes on, the winner trains to the end, and all of it takes what the recipe allows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillnet.cloud import boards, race
+from distillnet.cloud.budget import LatencyBudget
+from distillnet.cloud.candidate import fresh
+from distillnet.cloud.checkpoint import forget
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
+from distillnet.cloud.course import Course, Examination, Trained
+from distillnet.cloud.entrants import MOBILENET_V2, Entrant, Ground, enter
+from distillnet.cloud.training import Lessons, Recipe
+from distillnet.proto.strict import ConfigError
+
+SIDE, OUTPUTS = 32, 3
+SHAPE = CoreShape(
+    16,
+    (
+        BlockShape(16, 16, 16, 3, 1, expands=False, residual=False),
+        BlockShape(16, 64, 24, 3, 2, expands=True, residual=False),
+        BlockShape(24, 96, 24, 3, 1, expands=True, residual=True),
+        BlockShape(24, 96, 24, 3, 1, expands=True, residual=True),
+    ),
+    64,
+)
+
+
+def network() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(CoreNet(SHAPE), SHAPE.head, 10)
+
+
+def ground(ms: float) -> Ground:
+    rng = np.random.default_rng(0)
+    wanted = np.eye(OUTPUTS, dtype=np.float32)[rng.integers(0, OUTPUTS, 24)]
+    return Ground(
+        network=network(),
+        question=torch.nn.Linear(SHAPE.head, OUTPUTS),
+        pictures=lambda side: torch.randn(24, 3, side, side, generator=torch.Generator().manual_seed(1)),
+        wanted=wanted,
+        budget=LatencyBudget(boards.find("x86-64", Path()), ms),
+        seed=0,
+    )
+
+
+def course(name: str, directory, recipe: Recipe) -> Course:
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, OUTPUTS, 60)
+    pixels = (rng.integers(0, 60, (60, SIDE, SIDE, 3)) + 60 * truth[:, None, None, None]).astype(np.uint8)
+    candidate = replace(fresh(SHAPE, OUTPUTS, SIDE), name=name)
+    return Course(
+        entrant=Entrant(candidate, SIDE, 0.1),
+        lessons=Lessons(
+            pixels=pixels,
+            wanted=np.eye(OUTPUTS, dtype=np.float32)[truth],
+            logits=rng.normal(size=(60, 10)).astype(np.float32),
+            features=None,
+            weights=np.full(60, 1 / 60),
+            mean=127.0,
+            scale=128.0,
+        ),
+        examination=Examination(pixels, truth, np.zeros(60, bool)),
+        recipe=recipe,
+        classify=None,
+        seed=0,
+        directory=directory,
+        key="key",
+    )
+
+
+def weights(trained: Trained) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trained.entrant.candidate.student.parameters()])
+
+
+def test_the_better_half_goes_on_and_one_is_trained_to_the_end(tmp_path):
+    courses = [course(name, tmp_path, Recipe(1.0)) for name in "abcd"]
+    merits = {"a": 0.1, "b": 0.4, "c": 0.3, "d": 0.2}
+    asked = []
+
+    def teach(some, share):
+        asked.append(("".join(c.entrant.name for c in some), share))
+        return [Trained(c.entrant, share, merits[c.entrant.name], []) for c in some]
+
+    out = race.run(courses, teach)
+    assert [trained.entrant.name for trained in out] == ["b", "c", "d", "a"]
+    assert asked == [("abcd", race.rounds(4)[0]), ("bc", race.rounds(4)[1]), ("b", 1.0)]
+    rows = race.facts(out, n=60)
+    assert [row["chosen"] for row in rows] == [True, False, False, False]
+    assert "b stayed in" in rows[1]["why"]
+
+
+@pytest.mark.parametrize("entrants", [1, 2, 3, 4, 5, 8])
+def test_the_whole_race_takes_what_the_recipe_allows(entrants):
+    each = race.shorten(Recipe(seconds=100.0, steps=10_000), entrants)
+    spent, before, alive = 0.0, 0.0, entrants
+    for share in race.rounds(entrants):
+        spent += alive * (share - before) * each.seconds
+        before, alive = share, -(-alive // 2)
+    assert spent == pytest.approx(100.0)
+    assert race.rounds(entrants)[-1] == 1.0
+    assert each.steps == int(10_000 * each.seconds / 100.0)
+
+
+def test_a_stretch_goes_on_where_the_one_before_stopped_and_ends_as_one_would(tmp_path):
+    recipe = Recipe(seconds=float("inf"), steps=12, batch=8)
+    in_two = course("one", tmp_path / "two", recipe)
+    half = in_two.teach(0.5)
+    assert half.curve[-1]["step"] == 6
+    whole = in_two.teach(1.0)
+    at_once = course("one", tmp_path / "once", recipe).teach(1.0)
+    assert whole.curve[-1]["step"] == at_once.curve[-1]["step"] == 12
+    assert torch.equal(weights(whole), weights(at_once))
+
+
+def test_a_finished_course_is_not_trained_again(tmp_path):
+    recipe = Recipe(seconds=float("inf"), steps=4, batch=8)
+    first = course("one", tmp_path, recipe).teach(1.0)
+    again = course("one", tmp_path, recipe).teach(1.0)
+    assert again.curve[-1]["step"] == 4
+    assert torch.equal(weights(first), weights(again))
+    forget(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_candidate_fits_the_budget_and_only_cut_ones_know_the_teacher():
+    entrants = enter(ground(0.02), 4, SIDE, lambda amount: None)
+    assert [entrant.name for entrant in entrants] == ["core", "core, fewer blocks", "slim"]
+    assert all(entrant.ms <= 0.0202 for entrant in entrants)
+    assert entrants[0].candidate.relevance
+    assert not entrants[2].candidate.relevance
+
+
+def test_a_budget_nobody_meets_says_what_the_smallest_takes():
+    with pytest.raises(ConfigError, match=r"latency_ms = 1e-06 on x86-64 is met by no candidate.*takes"):
+        enter(ground(1e-6), 2, SIDE, lambda amount: None)
+
+
+def test_an_unknown_board_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'rpi4'"):
+        boards.find("rpi-4", Path())
+
+
+def test_mobilenets_shape_is_the_papers():
+    assert len(MOBILENET_V2.blocks) == 17
+    assert [b.out for b in MOBILENET_V2.blocks if b.stride == 2] == [24, 32, 64, 160]
+    assert sum(b.residual for b in MOBILENET_V2.blocks) == 10
