@@ -101,6 +101,10 @@ bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks,
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/engine/bench_engine.py $(ARGS)
 
+bench-arm: $(VENV)/.deps ## Instructions per inference on aarch64 beside tflite-runtime, under qemu-user (ARGS=MODEL…)
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/engine/bench_arm.py $(ARGS)
+
 test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/update/support/report.py $(ARGS)
