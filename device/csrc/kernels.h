@@ -32,22 +32,37 @@ typedef int8_t dn_act;
  * as nested floors merge, and ties of negative sums go away from zero. 64 bits hold it for every sum. */
 #define DN_CHANNEL_BLOCK 64
 
-/* Requantisation of 16 channels in single precision: q = nearest(fma(sum, scale, copysign(nudge, sum))), plus `delta` for
- * the one sum that is `exception`. It is used only where it was found, at load, to equal the definition above for every sum
- * that the channel's weights can make: both are staircases, and it is enough to look at the edges of the steps. */
+/* Requantisation of 16 channels in single precision, less the layer's `centre`, for sums less their `base`:
+ *     q - centre = nearest(fma(sum - base, scale, nudge))            where no result is negative (dn_requant.rectified), else
+ *     q = nearest(fma(sum, scale, copysign(nudge, sum))).
+ * It is used only where it was found, at load, to equal the definition above for every sum that the channel's weights can
+ * make. Near zero floats are finest, hence the centre. */
+#define DN_QUICK_LANES 16
 typedef struct {
-    float scale[16], nudge[16];
-    int32_t exception[16], delta[16];
-    int32_t usable; /* for all 16 channels */
+    float scale[DN_QUICK_LANES], nudge[DN_QUICK_LANES];
+    int32_t base[DN_QUICK_LANES];
+    int32_t usable; /* for all the channels */
 } dn_quick;
 
+/* What is asked of 16 channels: sums in [low, high], results in [min, max], before the zero point. */
 typedef struct {
-    const int32_t *bias; /* with the input's zero point folded in: bias - zero_point * sum of weights */
+    int32_t multiplier[DN_QUICK_LANES], shift[DN_QUICK_LANES];
+    int64_t low[DN_QUICK_LANES], high[DN_QUICK_LANES];
+    int32_t min, max, centre;
+    int rectified; /* min >= 0 */
+} dn_quick_want;
+
+void dn_quick_find(dn_quick *q, const dn_quick_want *want); /* quick_avx2.c */
+
+typedef struct {
+    const int32_t *bias; /* bias - zero_point of the input * sum of weights; where a dn_quick is usable, less its base */
     const int32_t *multiplier;
     const int32_t *shift; /* -31..30 */
     int32_t zero_point, min, max; /* of the output, arena form */
     int32_t once;
     const dn_quick *quick; /* a block for every 16 channels, or NULL */
+    int32_t centre;        /* of the quick results; 0 without any */
+    int32_t rectified;
 } dn_requant;
 
 /* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
@@ -70,6 +85,21 @@ typedef struct {
     dn_requant requant;
 } dn_depthwise;
 
+/* What a window slides over: a picture, and as much padding with `zero` as the windows want. */
+typedef struct {
+    int32_t height, width, pad_top, pad_left, stride_h, out_width;
+    dn_act zero;
+} dn_picture;
+
+/* Depthwise kernels for some windows, which take the picture as it lies and pad on the way. */
+typedef struct {
+    int (*takes)(const dn_depthwise *d, int32_t stride_h, int32_t dil_h);
+    size_t (*bytes)(const dn_depthwise *d);
+    void (*pack)(const dn_depthwise *d, const int8_t *w, int8_t *packed); /* w: int8 [k_h][k_w][channels] */
+    /* Output rows [from, to); out: where the first of them goes. */
+    void (*run)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, dn_act *out);
+} dn_window_kernels;
+
 /* q = requant(multiplier_out, requant(m1, (a - z1) << 20) ± requant(m2, (b - z2) << 20)), TFLite's ADD and SUB. */
 typedef struct {
     int32_t zero_a, zero_b, multiplier_a, multiplier_b, shift_a, shift_b; /* shifts <= 0 */
@@ -86,16 +116,14 @@ typedef struct {
     const char *name;
     int nr, kr;
     int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
-    /* Finds lane `lane` of `q` for sums in [low, high] and results in [min, max], before the zero point; 0 when there is
-     * none. NULL: these kernels have no use for it. */
-    int (*make_quick)(dn_quick *q, int lane, int32_t multiplier, int32_t shift, int64_t low, int64_t high, int32_t min,
-                      int32_t max);
+    void (*find_quick)(dn_quick *q, const dn_quick_want *want); /* NULL: these kernels have no use for a dn_quick */
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */
     void (*gemm)(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo);
     /* w: int8 [k_h][k_w][channels], of which `depthwise_bytes` are made. */
     size_t (*depthwise_bytes)(int32_t channels, int32_t k_h, int32_t k_w);
     void (*pack_depthwise)(const int8_t *w, int32_t channels, int32_t k_h, int32_t k_w, int8_t *packed);
     void (*depthwise)(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out);
+    const dn_window_kernels *window; /* NULL: none */
     void (*add)(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
     void (*mul)(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
     void (*lut)(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out);

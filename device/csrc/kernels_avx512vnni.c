@@ -55,35 +55,52 @@ INLINE __m512i requantise(__m512i sum, const scale *s) {
 /* See dn_quick. */
 typedef struct {
     __m512 scale;
-    __m512i nudge, exception, delta;
+    __m512i nudge;
 } quick;
 
-INLINE quick quick_at(const dn_quick *q) {
-    return (quick){_mm512_loadu_ps(q->scale), load(q->nudge), load(q->exception), load(q->delta)};
+INLINE quick quick_at(const dn_quick *q) { return (quick){_mm512_loadu_ps(q->scale), load(q->nudge)}; }
+
+INLINE __m512i requantise_rectified(__m512i sum, const quick *q) {
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), q->scale, _mm512_castsi512_ps(q->nudge)));
 }
 
-INLINE __m512i requantise_quick(__m512i sum, const quick *q) {
+INLINE __m512i requantise_signed(__m512i sum, const quick *q) {
     __m512i nudge = _mm512_ternarylogic_epi32(sum, _mm512_set1_epi32(INT32_MIN), q->nudge, 0xea); /* (a & b) | c */
-    __m512 real = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), q->scale, _mm512_castsi512_ps(nudge));
-    __m512i nearest = _mm512_cvtps_epi32(real);
-    return _mm512_mask_add_epi32(nearest, _mm512_cmpeq_epi32_mask(sum, q->exception), nearest, q->delta);
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), q->scale, _mm512_castsi512_ps(nudge)));
 }
 
+typedef enum { EXACT, RECTIFIED, SIGNED } mode;
+
+INLINE mode mode_at(const dn_requant *r, size_t c) {
+    if (r->quick == NULL || !r->quick[c / LANES].usable) return EXACT;
+    return r->rectified ? RECTIFIED : SIGNED;
+}
+
+/* Results come less the layer's centre. `plain`: no limits but those of a byte, and half of its range to add. */
 typedef struct {
     __m512i zero, min, max, order;
+    bool plain;
 } finish;
 
 INLINE finish finish_of(int32_t zero, int32_t min, int32_t max) {
     return (finish){_mm512_set1_epi16((short)zero), _mm512_set1_epi8((char)min), _mm512_set1_epi8((char)max),
-                    _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)};
+                    _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+                    zero == 128 && min == 0 && max == 255};
 }
 
-/* 64 requantised values to 64 bytes, in order. */
+INLINE finish finish_at(const dn_requant *r) { return finish_of(r->zero_point + r->centre, r->min, r->max); }
+
+/* 64 requantised values to 64 bytes: four of each vector in turn. */
+INLINE __m512i narrow_lanes(__m512i a, __m512i b, __m512i c, __m512i d, const finish *f) {
+    __m512i low = _mm512_packs_epi32(a, b), high = _mm512_packs_epi32(c, d);
+    if (f->plain) return _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8((char)0x80));
+    __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(low, f->zero), _mm512_adds_epi16(high, f->zero));
+    return _mm512_min_epu8(_mm512_max_epu8(bytes, f->min), f->max);
+}
+
+/* The same, in order. */
 INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, const finish *f) {
-    __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), f->zero);
-    __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), f->zero);
-    __m512i bytes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), f->min), f->max);
-    return _mm512_permutexvar_epi32(f->order, bytes);
+    return _mm512_permutexvar_epi32(f->order, narrow_lanes(a, b, c, d, f));
 }
 
 /* ---- matrix product ---- */
@@ -119,23 +136,36 @@ INLINE __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d, const finish *
 #define EACH_3(X) EACH_2(X) X(2)
 #define EACH_4(X) EACH_3(X) X(3)
 
-#define DONE(m, v) s##m##v = requantise(s##m##v, &q);
+#define DONE(m, v) s##m##v = _mm512_sub_epi32(requantise(s##m##v, &q), centre);
 #define DONE_0(m) DONE(m, 0)
 #define DONE_1(m) DONE(m, 1)
 #define DONE_2(m) DONE(m, 2)
 #define DONE_3(m) DONE(m, 3)
-#define QUICK(m, v) s##m##v = requantise_quick(s##m##v, &q);
-#define QUICK_0(m) QUICK(m, 0)
-#define QUICK_1(m) QUICK(m, 1)
-#define QUICK_2(m) QUICK(m, 2)
-#define QUICK_3(m) QUICK(m, 3)
-#define COLUMN(M, v)                                             \
-    if (r->quick != NULL && r->quick[column / LANES + v].usable) { \
-        quick q = quick_at(&r->quick[column / LANES + v]);       \
-        ROWS_##M(QUICK_##v)                                      \
-    } else {                                                     \
-        scale q = scale_at(r, column + v * LANES);               \
-        ROWS_##M(DONE_##v)                                       \
+#define RECTIFY(m, v) s##m##v = requantise_rectified(s##m##v, &q);
+#define RECTIFY_0(m) RECTIFY(m, 0)
+#define RECTIFY_1(m) RECTIFY(m, 1)
+#define RECTIFY_2(m) RECTIFY(m, 2)
+#define RECTIFY_3(m) RECTIFY(m, 3)
+#define SIGN(m, v) s##m##v = requantise_signed(s##m##v, &q);
+#define SIGN_0(m) SIGN(m, 0)
+#define SIGN_1(m) SIGN(m, 1)
+#define SIGN_2(m) SIGN(m, 2)
+#define SIGN_3(m) SIGN(m, 3)
+#define COLUMN(M, v)                                        \
+    {                                                       \
+        size_t c = column + v * LANES;                      \
+        mode how = mode_at(r, c);                           \
+        if (how == RECTIFIED) {                             \
+            quick q = quick_at(&r->quick[c / LANES]);       \
+            ROWS_##M(RECTIFY_##v)                           \
+        } else if (how == SIGNED) {                         \
+            quick q = quick_at(&r->quick[c / LANES]);       \
+            ROWS_##M(SIGN_##v)                              \
+        } else {                                            \
+            scale q = scale_at(r, c);                       \
+            __m512i centre = _mm512_set1_epi32(r->centre);  \
+            ROWS_##M(DONE_##v)                              \
+        }                                                   \
     }
 #define COLUMNS_1(M) COLUMN(M, 0)
 #define COLUMNS_2(M) COLUMNS_1(M) COLUMN(M, 1)
@@ -195,7 +225,7 @@ INLINE void store_four(dn_act *out, size_t ldo, int width, __m512i four) {
         for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {                                                \
             EACH_##V(WEIGHTS) ROWS_##M(STEPS_##V)                                                                \
         }                                                                                                        \
-        finish f = finish_of(r->zero_point, r->min, r->max);                                                     \
+        finish f = finish_at(r);                                                                                 \
         COLUMNS_##V(M) STORES (void)none;                                                                        \
     }
 TILE(12, 1, FOURS_12(STORE_FOUR)) TILE(12, 2, PAIRS_12(STORE_PAIR)) TILE(8, 3, ROWS_8(STORE_3)) TILE(6, 4, ROWS_6(STORE_4))
@@ -281,57 +311,19 @@ INLINE __m512i interleave_order(void) {
     return load(order);
 }
 
-/* A 3×3 or 5×5 window, four output pixels at a time; every interleaved column serves all windows that hold it. */
-INLINE void depthwise_window(const int K, const int STRIDE, const dn_depthwise *d, const dn_act *const *rows, int pixels,
-                             dn_act *out) {
-    const int GROUPS = (K + 3) / 4, COLUMNS = 3 * STRIDE + K;
-    const dn_requant *r = &d->requant;
-    const __m512i interleave = interleave_order();
-    finish f = finish_of(r->zero_point, r->min, r->max);
-    size_t channels = (size_t)d->channels;
-    for (size_t c = 0; c < channels; c += LANES) {
-        const int8_t *w = d->packed + c * (size_t)(K * GROUPS * GROUP);
-        int width = channels - c >= LANES ? LANES : (int)(channels - c);
-        __m512i bias = load(r->bias + c);
-        bool quickly = r->quick != NULL && r->quick[c / LANES].usable;
-        scale s = scale_at(r, c);
-        quick q = quickly ? quick_at(&r->quick[c / LANES]) : (quick){0};
-        for (int x = 0; x < pixels; x += 4) {
-            if (x + 4 > pixels) x = pixels - 4;
-            size_t at = (size_t)(x * STRIDE) * channels + c;
-            __m512i sum[4] = {bias, bias, bias, bias};
-            UNROLL
-            for (int i = 0; i < COLUMNS; i++) {
-                UNROLL
-                for (int group = 0; group < GROUPS; group++) {
-                    int left = K - group * GROUP;
-                    __m512i v = column(left < 4 ? left : 4, rows + group * GROUP, at + (size_t)i * channels, interleave);
-                    UNROLL
-                    for (int p = 0; p < 4; p++) {
-                        int kx = i - p * STRIDE;
-                        if (kx >= 0 && kx < K)
-                            sum[p] = dot(sum[p], v, load(w + (size_t)((kx * GROUPS + group) * 64)));
-                    }
-                }
-            }
-            UNROLL
-            for (int p = 0; p < 4; p++) sum[p] = quickly ? requantise_quick(sum[p], &q) : requantise(sum[p], &s);
-            store_four(out + (size_t)x * channels + c, channels, width, narrow(sum[0], sum[1], sum[2], sum[3], &f));
-        }
-    }
-}
-
 /* Any window, one pixel at a time. */
-static void depthwise_any(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
+static void dn_u8_depthwise__avx512vnni(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
     const dn_requant *r = &d->requant;
-    const __m512i interleave = interleave_order(), none = _mm512_setzero_si512();
-    finish f = finish_of(r->zero_point, r->min, r->max);
+    const __m512i interleave = interleave_order(), none = _mm512_setzero_si512(), centre = _mm512_set1_epi32(r->centre);
+    finish f = finish_at(r);
     size_t channels = (size_t)d->channels;
     int groups = (d->k_h + 3) / 4;
     for (size_t c = 0; c < channels; c += LANES) {
         const int8_t *w = d->packed + c * (size_t)(d->k_w * groups * GROUP);
         __mmask16 mask = channels - c >= LANES ? 0xffff : (__mmask16)((1u << (channels - c)) - 1);
         scale s = scale_at(r, c);
+        mode how = mode_at(r, c);
+        quick q = how == EXACT ? (quick){0} : quick_at(&r->quick[c / LANES]);
         for (int x = 0; x < pixels; x++) {
             __m512i sum = load(r->bias + c);
             for (int kx = 0; kx < d->k_w; kx++) {
@@ -342,148 +334,308 @@ static void depthwise_any(const dn_depthwise *d, const dn_act *const *rows, int 
                         int y = group * GROUP + i;
                         four[i] = rows[y < d->k_h ? y : 0];
                     }
-                    sum = dot(sum, column(GROUP, four, at, interleave),
-                                              load(w + (size_t)((kx * groups + group) * 64)));
+                    sum = dot(sum, column(GROUP, four, at, interleave), load(w + (size_t)((kx * groups + group) * 64)));
                 }
             }
-            __m512i bytes = narrow(requantise(sum, &s), none, none, none, &f);
-            _mm_mask_storeu_epi8(out + (size_t)x * channels + c, mask, _mm512_castsi512_si128(bytes));
+            sum = how == RECTIFIED ? requantise_rectified(sum, &q)
+                  : how == SIGNED  ? requantise_signed(sum, &q)
+                                   : _mm512_sub_epi32(requantise(sum, &s), centre);
+            _mm_mask_storeu_epi8(out + (size_t)x * channels + c, mask, _mm512_castsi512_si128(narrow(sum, none, none, none, &f)));
         }
     }
 }
 
-static void dn_u8_depthwise__avx512vnni(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
-    bool square = d->k_h == d->k_w && d->dil_w == 1 && pixels >= 4;
-    if (square && d->k_h == 3 && d->stride_w == 1) depthwise_window(3, 1, d, rows, pixels, out);
-    else if (square && d->k_h == 3 && d->stride_w == 2) depthwise_window(3, 2, d, rows, pixels, out);
-    else if (square && d->k_h == 5 && d->stride_w == 1) depthwise_window(5, 1, d, rows, pixels, out);
-    else if (square && d->k_h == 5 && d->stride_w == 2) depthwise_window(5, 2, d, rows, pixels, out);
-    else depthwise_any(d, rows, pixels, out);
+/* ---- depthwise, windows of 3×3 and 5×5 ---- */
+
+/* A strip of columns is interleaved once into a scratch tile: 32 bits are one channel of four picture rows, and one vpdpbusd
+ * applies a column of a window. With stride 1 a tile serves two output rows: the second has its weights a row lower.
+ *
+ * Wide blocks are 64 channels in four vectors, dealt out by the unpack instructions as the pack instructions collect them
+ * again: vector v holds channels 4 v .. 4 v + 3 of every 16. Narrow blocks are 16 channels in order. Packed weights:
+ * [block][line][kx][row group][vector][16][4]. */
+enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, WIDE = 64, WORTH_WIDE = 49 };
+
+static int lines_of(const dn_depthwise *d) { return d->stride_w == 1 ? 2 : 1; }
+
+static int groups_of(const dn_depthwise *d) { return (d->k_h + lines_of(d) - 1 + GROUP - 1) / GROUP; }
+
+static int takes_window(const dn_depthwise *d, int32_t stride_h, int32_t dil_h) {
+    return d->k_h == d->k_w && (d->k_h == 3 || d->k_h == 5) && d->dil_w == 1 && dil_h == 1 && stride_h == d->stride_w &&
+           (stride_h == 1 || stride_h == 2);
 }
 
-/* ---- finding a dn_quick ---- */
-
-enum { MAX_STEPS = 256, MAX_RIGHT = 20 };
-
-/* The edges of the exact staircase: edge[i] is the smallest sum whose result is step[i] or more. */
-typedef struct {
-    int count;
-    int32_t edge[MAX_STEPS + LANES], step[MAX_STEPS + LANES];
-} staircase;
-
-/* whole + rest / divisor, 0 <= rest < divisor: divided once, then only added to */
-typedef struct {
-    int64_t whole, rest;
-} fraction;
-
-static fraction fraction_of(int64_t a, int64_t divisor) {
-    fraction f = {a / divisor, a % divisor};
-    if (f.rest < 0) {
-        f.rest += divisor;
-        f.whole--;
-    }
-    return f;
-}
-
-/* Step `step` begins at the smallest sum with sum * multiplier + round - (sum < 0 ? 2^31 : 0) >= step * unit. */
-static void find_edges(staircase *s, int32_t multiplier, int right, int64_t low, int64_t high, int32_t min, int32_t max) {
-    int64_t unit = 1LL << (31 + right), round = (1LL << 30) + (1LL << (30 + right));
-    fraction by = fraction_of(unit, multiplier), at = fraction_of(((int64_t)min + 1) * unit - round, multiplier);
-    fraction away = fraction_of(1LL << 31, multiplier);
-    s->count = 0;
-    for (int32_t step = min + 1; step <= max; step++) {
-        int64_t whole = at.whole + (step <= 0 ? away.whole : 0), rest = at.rest + (step <= 0 ? away.rest : 0);
-        if (rest >= multiplier) {
-            rest -= multiplier;
-            whole++;
-        }
-        int64_t edge = whole + (rest > 0);
-        if (step <= 0 && edge > 0) edge = 0;
-        at.whole += by.whole;
-        at.rest += by.rest;
-        if (at.rest >= multiplier) {
-            at.rest -= multiplier;
-            at.whole++;
-        }
-        if (edge > high) break;
-        if (edge <= low) continue;
-        s->edge[s->count] = (int32_t)edge;
-        s->step[s->count++] = step;
-    }
-    for (int i = s->count; i < s->count + LANES && s->count > 0; i++) { /* whole vectors */
-        s->edge[i] = s->edge[s->count - 1];
-        s->step[i] = s->step[s->count - 1];
-    }
-}
-
-/* Where the quick staircase has the wrong result next to an edge: at most one sum, or more (then `found` is 2). */
-typedef struct {
-    int found;
-    int32_t sum, delta;
-} difference;
-
-static difference compare(const staircase *s, const quick *q) {
-    const __m512i one = _mm512_set1_epi32(1);
-    difference d = {0, INT32_MIN, 0};
-    for (int i = 0; i < s->count; i += LANES) {
-        __m512i edge = load(s->edge + i), step = load(s->step + i);
-        __mmask16 late = _mm512_cmplt_epi32_mask(requantise_quick(edge, q), step);
-        __mmask16 early = _mm512_cmpge_epi32_mask(requantise_quick(_mm512_sub_epi32(edge, one), q), step);
-        if (s->count - i < LANES) {
-            late &= (__mmask16)((1u << (s->count - i)) - 1);
-            early &= (__mmask16)((1u << (s->count - i)) - 1);
-        }
-        d.found += __builtin_popcount(late) + __builtin_popcount(early);
-        if (d.found > 1) break;
-        if (late) d.sum = s->edge[i + __builtin_ctz(late)], d.delta = 1;
-        if (early) d.sum = s->edge[i + __builtin_ctz(early)] - 1, d.delta = -1;
-    }
-    return d;
-}
-
-static int32_t clamped_exact(int32_t sum, int32_t multiplier, int32_t shift, int32_t min, int32_t max) {
-    int32_t q = dn_requantise(sum, multiplier, shift);
-    return q < min ? min : q > max ? max : q;
-}
-
-/* Away from `sum` the quick staircase never falls, so right edges, and right neighbours of `sum`, make it right all over. */
-static bool corrected(const staircase *s, quick *q, difference d, int32_t multiplier, int32_t shift, int32_t min, int32_t max) {
-    q->exception = _mm512_set1_epi32(d.sum);
-    q->delta = _mm512_set1_epi32(d.delta);
-    if (compare(s, q).found != 0) return false;
-    for (int32_t sum = d.sum - 1; sum <= d.sum + 1; sum++) {
-        int32_t got = _mm_cvtsi128_si32(_mm512_castsi512_si128(requantise_quick(_mm512_set1_epi32(sum), q)));
-        got = got < min ? min : got > max ? max : got;
-        if (got != clamped_exact(sum, multiplier, shift, min, max)) return false;
-    }
+/* Whether the 64 channels from c on go together. */
+static bool wide_at(const dn_depthwise *d, size_t c) {
+    size_t channels = (size_t)d->channels;
+    if (channels - c < WORTH_WIDE) return false;
+    for (size_t i = c; i < c + WIDE && i < channels; i += LANES)
+        if (mode_at(&d->requant, i) == EXACT) return false;
     return true;
 }
 
-static int make_quick(dn_quick *q, int lane, int32_t multiplier, int32_t shift, int64_t low, int64_t high, int32_t min,
-                      int32_t max) {
-    static const int tries[] = {0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5};
-    if (shift > -1 || shift < -MAX_RIGHT || multiplier == 0 || low < -(1LL << 30) || high > 1LL << 30 || max - min > 255)
-        return 0;
-    staircase s;
-    find_edges(&s, multiplier, -shift, low, high, min, max);
-    int32_t exact = 0;
-    float real = (float)((double)multiplier / (double)(1LL << (31 - shift))), nudge = 1.0f / (float)(1 << (1 - shift));
-    memcpy(&exact, &real, sizeof exact);
-    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        int32_t bits = exact + tries[i];
-        memcpy(&real, &bits, sizeof real);
-        quick candidate = {_mm512_set1_ps(real), _mm512_castps_si512(_mm512_set1_ps(nudge)), _mm512_set1_epi32(INT32_MIN),
-                           _mm512_setzero_si512()};
-        difference d = compare(&s, &candidate);
-        if (d.found > 1 || (d.found == 1 && !corrected(&s, &candidate, d, multiplier, shift, min, max))) continue;
-        q->scale[lane] = real;
-        q->nudge[lane] = nudge;
-        q->exception[lane] = d.sum;
-        q->delta[lane] = d.delta;
-        return 1;
-    }
-    return 0;
+static size_t window_bytes(const dn_depthwise *d) {
+    size_t blocks = ((size_t)d->channels + WIDE - 1) / WIDE;
+    return blocks * WIDE * (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
 }
+
+static void pack_window(const dn_depthwise *d, const int8_t *w, int8_t *packed) {
+    int lines = lines_of(d), groups = groups_of(d), k = d->k_h;
+    size_t channels = (size_t)d->channels;
+    memset(packed, 0, window_bytes(d));
+    for (size_t c = 0; c < channels;) {
+        bool wide = wide_at(d, c);
+        int vectors = wide ? 4 : 1;
+        for (int i = 0; i < lines * k * groups * vectors * LANES * GROUP; i++) {
+            int y = i % GROUP, lane = i / GROUP % LANES, v = i / GROUP / LANES % vectors;
+            int rest = i / (GROUP * LANES * vectors), group = rest % groups, kx = rest / groups % k, line = rest / groups / k;
+            size_t channel = c + (size_t)(wide ? lane / 4 * LANES + 4 * v + lane % 4 : lane);
+            int ky = group * GROUP + y - line;
+            if (ky >= 0 && ky < k && channel < channels) packed[i] = w[(size_t)(ky * k + kx) * channels + channel];
+        }
+        packed += (size_t)(lines * k * groups * GROUP) * (wide ? WIDE : LANES);
+        c += wide ? WIDE : LANES;
+    }
+}
+
+/* Four picture rows of a strip: where its first column lies, and how far the next; 0 in rows of padding. */
+typedef struct {
+    const dn_act *at[GROUP];
+    size_t step[GROUP];
+} four_rows;
+
+INLINE void interleave_wide(const dn_act *const *at, dn_act *to) {
+    __m512i a = load(at[0]), b = load(at[1]), c = load(at[2]), d = load(at[3]);
+    __m512i ab_low = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
+    __m512i cd_low = _mm512_unpacklo_epi8(c, d), cd_high = _mm512_unpackhi_epi8(c, d);
+    _mm512_store_si512(to, _mm512_unpacklo_epi16(ab_low, cd_low));
+    _mm512_store_si512(to + 64, _mm512_unpackhi_epi16(ab_low, cd_low));
+    _mm512_store_si512(to + 128, _mm512_unpacklo_epi16(ab_high, cd_high));
+    _mm512_store_si512(to + 192, _mm512_unpackhi_epi16(ab_high, cd_high));
+}
+
+/* Columns [first, last) of the tile from the picture, the others of `columns` from padding. */
+INLINE void fill_tile(const bool WIDELY, const four_rows *rows, const dn_act *padding, int first, int last, int columns,
+                      size_t pitch, __m512i order, dn_act *tile) {
+    four_rows r = *rows;
+    for (int i = 0; i < columns; i++, tile += pitch) {
+        bool inside = i >= first && i < last;
+        const dn_act *at[GROUP];
+        for (int k = 0; k < GROUP; k++) at[k] = inside ? r.at[k] : padding;
+        if (WIDELY) interleave_wide(at, tile);
+        else _mm512_store_si512(tile, column(GROUP, at, 0, order));
+        for (int k = 0; k < GROUP && inside; k++) r.at[k] += r.step[k];
+    }
+}
+
+typedef struct {
+    const int8_t *w;
+    __m512i bias[4];
+    quick q[4];
+    scale s;
+    mode how;
+    finish f;
+    __m512i centre;
+    int width; /* channels to store */
+} block;
+
+/* a..d become lane i of each: what the pack instructions expect. Its own inverse. */
+INLINE void deal(__m512i v[4]) {
+    __m512i a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    __m512i c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+static block block_at(const dn_depthwise *d, size_t c, bool wide, const int8_t *w) {
+    const dn_requant *r = &d->requant;
+    size_t left = (size_t)d->channels - c, width = wide ? WIDE : LANES;
+    block b = {.w = w, .how = mode_at(r, c), .f = finish_at(r), .centre = _mm512_set1_epi32(r->centre),
+               .width = (int)(left < width ? left : width)};
+    if (!wide) {
+        b.bias[0] = load(r->bias + c);
+        b.s = scale_at(r, c);
+        if (b.how != EXACT) b.q[0] = quick_at(&r->quick[c / LANES]);
+        return b;
+    }
+    __m512i scales[4], nudges[4];
+    for (size_t v = 0; v < 4; v++) {
+        b.bias[v] = load(r->bias + c + v * LANES);
+        quick q = quick_at(&r->quick[c / LANES + v]);
+        scales[v] = _mm512_castps_si512(q.scale);
+        nudges[v] = q.nudge;
+    }
+    deal(b.bias);
+    deal(scales);
+    deal(nudges);
+    for (int v = 0; v < 4; v++) b.q[v] = (quick){_mm512_castsi512_ps(scales[v]), nudges[v]};
+    return b;
+}
+
+/* P output pixels of a wide block, in LINES rows. */
+INLINE void wide_pixels(const int K, const int STRIDE, const int LINES, const int P, const block *b, const dn_act *tile,
+                        dn_act *out, size_t channels, size_t row) {
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4;
+    __m512i sum[2][4][4];
+    UNROLL
+    for (int l = 0; l < LINES; l++)
+        UNROLL
+        for (int p = 0; p < P; p++)
+            UNROLL
+            for (int v = 0; v < 4; v++) sum[l][p][v] = b->bias[v];
+    UNROLL
+    for (int kx = 0; kx < K; kx++)
+        UNROLL
+        for (int g = 0; g < GROUPS; g++)
+            UNROLL
+            for (int v = 0; v < 4; v++) {
+                __m512i x[4];
+                UNROLL
+                for (int p = 0; p < P; p++) x[p] = load(tile + (size_t)(((p * STRIDE + kx) * GROUPS + g) * 4 + v) * 64);
+                UNROLL
+                for (int l = 0; l < LINES; l++) {
+                    __m512i w = load(b->w + (size_t)(((l * K + kx) * GROUPS + g) * 4 + v) * 64);
+                    UNROLL
+                    for (int p = 0; p < P; p++) sum[l][p][v] = dot(sum[l][p][v], x[p], w);
+                }
+            }
+    UNROLL
+    for (int l = 0; l < LINES; l++)
+        UNROLL
+        for (int p = 0; p < P; p++) {
+            __m512i *s = sum[l][p];
+            if (b->how == RECTIFIED) {
+                UNROLL
+                for (int v = 0; v < 4; v++) s[v] = requantise_rectified(s[v], &b->q[v]);
+            } else {
+                UNROLL
+                for (int v = 0; v < 4; v++) s[v] = requantise_signed(s[v], &b->q[v]);
+            }
+            store_row(out + (size_t)l * row + (size_t)p * channels, b->width, narrow_lanes(s[0], s[1], s[2], s[3], &b->f));
+        }
+}
+
+/* Four output pixels of a narrow block, in LINES rows; or one, and nonsense for the rest, which is not stored. */
+INLINE void narrow_pixels(const int K, const int STRIDE, const int LINES, const bool one, const block *b, const dn_act *tile,
+                          dn_act *out, size_t channels, size_t row) {
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4, P = one ? 1 : 4;
+    UNROLL
+    for (int l = 0; l < LINES; l++) {
+        __m512i s[4] = {b->bias[0], b->bias[0], b->bias[0], b->bias[0]};
+        UNROLL
+        for (int kx = 0; kx < K; kx++)
+            UNROLL
+            for (int g = 0; g < GROUPS; g++) {
+                __m512i w = load(b->w + (size_t)((l * K + kx) * GROUPS + g) * 64);
+                UNROLL
+                for (int p = 0; p < P; p++) s[p] = dot(s[p], load(tile + (size_t)((p * STRIDE + kx) * GROUPS + g) * 64), w);
+            }
+        if (b->how == RECTIFIED) {
+            UNROLL
+            for (int p = 0; p < P; p++) s[p] = requantise_rectified(s[p], &b->q[0]);
+        } else if (b->how == SIGNED) {
+            UNROLL
+            for (int p = 0; p < P; p++) s[p] = requantise_signed(s[p], &b->q[0]);
+        } else {
+            UNROLL
+            for (int p = 0; p < P; p++) s[p] = _mm512_sub_epi32(requantise(s[p], &b->s), b->centre);
+        }
+        __m512i four = narrow(s[0], s[1], s[2], s[3], &b->f);
+        if (one) store_row(out + (size_t)l * row, b->width, four);
+        else store_four(out + (size_t)l * row, channels, b->width, four);
+    }
+}
+
+/* Up to STRIP pixels of LINES rows. A last group of pixels that is short starts earlier. */
+INLINE void strip_pixels(const int K, const int STRIDE, const int LINES, const bool WIDELY, const block *b, const dn_act *tile,
+                         int pixels, dn_act *out, size_t channels, size_t row) {
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4, P = WIDELY ? 4 / LINES : 4;
+    const size_t pitch = (size_t)(STRIDE * GROUPS * (WIDELY ? 4 : 1)) * 64;
+    if (pixels < P) {
+        for (int x = 0; x < pixels; x++) {
+            if (WIDELY) wide_pixels(K, STRIDE, LINES, 1, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
+            else narrow_pixels(K, STRIDE, LINES, true, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
+        }
+        return;
+    }
+    for (int x = 0; x < pixels; x += P) {
+        if (x + P > pixels) x = pixels - P;
+        if (WIDELY) wide_pixels(K, STRIDE, LINES, P, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
+        else narrow_pixels(K, STRIDE, LINES, false, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
+    }
+}
+
+INLINE four_rows rows_at(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int y, int x, size_t c,
+                         const dn_act *padding) {
+    four_rows r;
+    for (int i = 0; i < GROUP; i++) {
+        bool inside = y + i >= 0 && y + i < p->height;
+        r.at[i] = inside ? picture + (size_t)((y + i) * p->width + x) * (size_t)d->channels + c : padding;
+        r.step[i] = inside ? (size_t)d->channels : 0;
+    }
+    return r;
+}
+
+/* One block of channels, output rows [from, to). */
+INLINE void window_block(const int K, const int STRIDE, const bool WIDELY, const dn_depthwise *d, const dn_picture *p,
+                         const dn_act *picture, int from, int to, size_t c, const int8_t *w, dn_act *out) {
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4;
+    const size_t pitch = WIDELY ? 256 : 64;
+    _Alignas(64) dn_act tile[MAX_COLUMNS * 2 * (WIDELY ? 256 : 64)];
+    _Alignas(64) dn_act padding[64];
+    memset(padding, p->zero, sizeof padding);
+    const __m512i order = interleave_order();
+    block b = block_at(d, c, WIDELY, w);
+    size_t channels = (size_t)d->channels, row = (size_t)p->out_width * channels;
+    for (int y = from; y < to;) {
+        int lines = STRIDE == 1 && y + 2 <= to ? 2 : 1;
+        for (int x = 0; x < p->out_width; x += STRIP) {
+            int pixels = p->out_width - x < STRIP ? p->out_width - x : STRIP, columns = (pixels - 1) * STRIDE + K;
+            int left = x * STRIDE - p->pad_left, first = left < 0 ? -left : 0;
+            for (int g = 0; g < GROUPS; g++) {
+                four_rows r = rows_at(d, p, picture, y * STRIDE - p->pad_top + g * GROUP, left + first, c, padding);
+                fill_tile(WIDELY, &r, padding, first, p->width - left, columns, pitch * (size_t)GROUPS, order,
+                          tile + (size_t)g * pitch);
+            }
+            dn_act *to_x = out + (size_t)(y - from) * row + (size_t)x * channels + c;
+            if (lines == 2) strip_pixels(K, STRIDE, 2, WIDELY, &b, tile, pixels, to_x, channels, row);
+            else strip_pixels(K, STRIDE, 1, WIDELY, &b, tile, pixels, to_x, channels, row);
+        }
+        y += lines;
+    }
+}
+
+#define WINDOW(K, STRIDE)                                                                                                 \
+    static void window_wide_##K##x##K##s##STRIDE(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, \
+                                                 int to, size_t c, const int8_t *w, dn_act *out) {                        \
+        window_block(K, STRIDE, true, d, p, picture, from, to, c, w, out);                                                \
+    }                                                                                                                     \
+    static void window_narrow_##K##x##K##s##STRIDE(const dn_depthwise *d, const dn_picture *p, const dn_act *picture,     \
+                                                   int from, int to, size_t c, const int8_t *w, dn_act *out) {            \
+        window_block(K, STRIDE, false, d, p, picture, from, to, c, w, out);                                               \
+    }
+WINDOW(3, 1) WINDOW(3, 2) WINDOW(5, 1) WINDOW(5, 2)
+#undef WINDOW
+
+static void dn_u8_window__avx512vnni(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to,
+                                     dn_act *out) {
+    typedef void (*kernel)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, size_t c,
+                           const int8_t *w, dn_act *out);
+    static const kernel kernels[2][2][2] = {{{window_narrow_3x3s1, window_wide_3x3s1}, {window_narrow_3x3s2, window_wide_3x3s2}},
+                                            {{window_narrow_5x5s1, window_wide_5x5s1}, {window_narrow_5x5s2, window_wide_5x5s2}}};
+    const int8_t *w = d->packed;
+    size_t each = (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
+    for (size_t c = 0; c < (size_t)d->channels;) {
+        bool wide = wide_at(d, c);
+        size_t channels = wide ? WIDE : LANES;
+        kernels[d->k_h == 5][d->stride_w == 2][wide](d, p, picture, from, to, c, w, out);
+        w += each * channels;
+        c += channels;
+    }
+}
+
+static const dn_window_kernels window = {takes_window, window_bytes, pack_window, dn_u8_window__avx512vnni};
 
 /* ---- element by element ---- */
 
@@ -564,11 +716,12 @@ const dn_kernels dn_kernels_avx512vnni = {
     .nr = LANES,
     .kr = GROUP,
     .lowest_weight = -128,
-    .make_quick = make_quick,
+    .find_quick = dn_quick_find,
     .gemm = dn_u8_gemm__avx512vnni,
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
     .depthwise = dn_u8_depthwise__avx512vnni,
+    .window = &window,
     .add = dn_u8_add__avx512vnni,
     .mul = dn_u8_mul__avx512vnni,
     .lut = dn_u8_lut__avx512vnni,

@@ -1,5 +1,5 @@
 /* DEPTHWISE_CONV_2D. One channel in is an ordinary convolution of one channel; a multiplier of one has kernels of its
- * own; anything else runs in plain C. */
+ * own, the commonest windows some that need no padded copy; anything else runs in plain C. */
 #include <stdlib.h>
 
 #include "prepare.h"
@@ -7,7 +7,8 @@
 enum { STRIPE_BYTES = 64 * 1024 };
 
 typedef struct {
-    const dn_kernels *kernels; /* NULL: the plain loop */
+    const dn_kernels *kernels;
+    bool plain; /* the plain loop */
     dn_depthwise depthwise;
     int32_t batch, in_h, in_w, in_c, out_h, out_w, out_c, multiplier, k_h, k_w, stride_h, stride_w, dil_h, dil_w;
     int32_t pad_top, pad_left;
@@ -52,6 +53,21 @@ static void run_depthwise(dn_model *m, int op, int part, int parts) {
     }
 }
 
+static void run_window(dn_model *m, int op, int part, int parts) {
+    const depthwise *p = m->op[op].params;
+    const dn_act *in = dn_data(m, m->op[op].input[0]);
+    dn_act *out = dn_data(m, m->op[op].output[0]);
+    size_t c = (size_t)p->in_c, height = (size_t)p->out_h, from, to;
+    dn_picture picture = {p->in_h, p->in_w, p->pad_top, p->pad_left, p->stride_h, p->out_w, p->zero};
+    dn_share((size_t)p->batch * height, 2, part, parts, &from, &to);
+    while (from < to) {
+        size_t first = from % height, last = to - from < height - first ? first + to - from : height;
+        p->kernels->window->run(&p->depthwise, &picture, in + from / height * (size_t)p->in_h * (size_t)p->in_w * c, (int)first,
+                                (int)last, out + from * (size_t)p->out_w * c);
+        from += last - first;
+    }
+}
+
 /* Any multiplier, any window. Weights [k_h][k_w][out_c] as in the file. */
 static void run_any(dn_model *m, int op, int part, int parts) {
     const depthwise *p = m->op[op].params;
@@ -88,19 +104,28 @@ static void run_any(dn_model *m, int op, int part, int parts) {
 static bool prepare_requant(dn_model *m, int op, const dn_tensor *in, const dn_tensor *w, const dn_tensor *bias,
                             const dn_tensor *out, depthwise *p) {
     double *scale = NULL;
+    size_t uses = p->plain ? 0 : out->count / (size_t)p->out_c; /* the plain loop knows no dn_quick */
     bool fine = dn_channel_scales(m, op, in, w, 3, out, p->out_c, &scale) &&
-                dn_make_requant(m, op, p->out_c, in, w, true, bias, out, scale, out->count / (size_t)p->out_c,
-                                &p->depthwise.requant, &p->kernels);
+                dn_make_requant(m, op, p->out_c, in, w, true, bias, out, scale, uses, &p->depthwise.requant, &p->kernels);
     free(scale);
     return fine;
 }
 
+static bool takes_window(const depthwise *p) {
+    const dn_window_kernels *window = p->kernels->window;
+    return !p->plain && window != NULL && window->takes(&p->depthwise, p->stride_h, p->dil_h);
+}
+
 static bool prepare_weights(dn_model *m, const dn_tensor *w, depthwise *p) {
     const int8_t *from = (const int8_t *)w->data;
-    int8_t *packed = dn_pool(m, p->kernels == NULL ? w->count : p->kernels->depthwise_bytes(p->out_c, p->k_h, p->k_w));
+    const dn_kernels *k = p->kernels;
+    bool window = takes_window(p);
+    int8_t *packed = dn_pool(m, p->plain ? w->count : window ? k->window->bytes(&p->depthwise)
+                                                             : k->depthwise_bytes(p->out_c, p->k_h, p->k_w));
     if (packed == NULL) return false;
-    if (p->kernels == NULL) memcpy(packed, from, w->count);
-    else p->kernels->pack_depthwise(from, p->out_c, p->k_h, p->k_w, packed);
+    if (p->plain) memcpy(packed, from, w->count);
+    else if (window) k->window->pack(&p->depthwise, from, packed);
+    else k->pack_depthwise(from, p->out_c, p->k_h, p->k_w, packed);
     p->depthwise.packed = packed;
     return true;
 }
@@ -159,10 +184,11 @@ bool dn_prepare_depthwise(dn_model *m, int op) {
     p->depthwise.k_w = p->k_w;
     p->depthwise.stride_w = p->stride_w;
     p->depthwise.dil_w = p->dil_w;
+    p->plain = p->multiplier != 1 || p->k_h > DN_MAX_ROWS || p->k_h * p->k_w > DN_MAX_TAPS;
     if (!prepare_requant(m, op, in, w, bias, out, p)) return false;
-    if (p->multiplier != 1 || p->k_h > DN_MAX_ROWS || p->k_h * p->k_w > DN_MAX_TAPS) p->kernels = NULL;
-    else if (!prepare_stripe(m, op, p)) return false;
-    m->op[op].run = p->kernels == NULL ? run_any : run_depthwise;
+    bool window = takes_window(p);
+    if (!p->plain && !window && !prepare_stripe(m, op, p)) return false;
+    m->op[op].run = p->plain ? run_any : window ? run_window : run_depthwise;
     m->op[op].macs = (uint64_t)out->count * (uint64_t)(p->k_h * p->k_w);
     m->op[op].params = p;
     return prepare_weights(m, w, p);

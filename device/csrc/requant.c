@@ -116,19 +116,29 @@ static void sum_weights(const dn_tensor *weights, int32_t channels, bool channel
     }
 }
 
-static void make_quick(const dn_kernels *kernels, const dn_requant *r, int32_t channels, const reach *reaches, dn_quick *q) {
-    for (int32_t c = 0; c < channels; c++) {
-        dn_quick *block = &q[c / 16];
-        if (c % 16 == 0) block->usable = 1;
-        if (block->usable)
-            block->usable = kernels->make_quick(block, c % 16, r->multiplier[c], r->shift[c], reaches[c].low,
-                                                reaches[c].high, r->min - r->zero_point, r->max - r->zero_point);
+static void find_quick(const dn_kernels *kernels, dn_requant *r, int32_t channels, const reach *reaches, int32_t *biases,
+                       dn_quick *q) {
+    int32_t min = r->min - r->zero_point, max = r->max - r->zero_point;
+    r->quick = q;
+    r->rectified = min >= 0;
+    r->centre = r->rectified ? (min + max + 1) / 2 : 0;
+    for (int32_t c = 0; c < channels; c += DN_QUICK_LANES, q++) {
+        dn_quick_want want = {.min = min, .max = max, .centre = r->centre, .rectified = r->rectified};
+        int32_t lanes = channels - c < DN_QUICK_LANES ? channels - c : DN_QUICK_LANES;
+        for (int32_t i = 0; i < lanes; i++) {
+            want.multiplier[i] = r->multiplier[c + i];
+            want.shift[i] = r->shift[c + i];
+            want.low[i] = reaches[c + i].low;
+            want.high[i] = reaches[c + i].high;
+        }
+        kernels->find_quick(q, &want);
+        for (int32_t i = 0; q->usable && i < lanes; i++) biases[c + i] -= q->base[i];
     }
 }
 
 static bool fill_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *bias,
                          const double *scale, const int64_t *sum, const int64_t *magnitude, dn_requant *r, reach *reaches,
-                         const dn_kernels **kernels) {
+                         int32_t **bias_at, const dn_kernels **kernels) {
     size_t room = ((size_t)channels + DN_CHANNEL_BLOCK - 1) / DN_CHANNEL_BLOCK * DN_CHANNEL_BLOCK;
     int32_t *v = dn_pool(m, 3 * room * sizeof *v);
     if (v == NULL) return false;
@@ -144,7 +154,7 @@ static bool fill_requant(dn_model *m, int op, int32_t channels, const dn_tensor 
                              base + positive * DN_ACT_MAX + negative * DN_ACT_MIN};
         biases[c] = (int32_t)(uint32_t)(uint64_t)base;
     }
-    r->bias = biases;
+    r->bias = *bias_at = biases;
     r->multiplier = multiplier;
     r->shift = shift;
     return true;
@@ -153,6 +163,7 @@ static bool fill_requant(dn_model *m, int op, int32_t channels, const dn_tensor 
 bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in, const dn_tensor *weights,
                      bool channels_last, const dn_tensor *bias, const dn_tensor *out, const double *scale, size_t uses,
                      dn_requant *r, const dn_kernels **kernels) {
+    int32_t *biases = NULL;
     int64_t *sum = calloc(2 * (size_t)channels, sizeof *sum);
     reach *reaches = calloc((size_t)channels, sizeof *reaches);
     bool fine = sum != NULL && reaches != NULL;
@@ -160,14 +171,13 @@ bool dn_make_requant(dn_model *m, int op, int32_t channels, const dn_tensor *in,
     *kernels = m->kernels;
     r->zero_point = dn_arena_zero(out);
     if (fine) sum_weights(weights, channels, channels_last, sum, sum + channels);
-    fine = fine && fill_requant(m, op, channels, in, bias, scale, sum, sum + channels, r, reaches, kernels);
+    fine = fine && fill_requant(m, op, channels, in, bias, scale, sum, sum + channels, r, reaches, &biases, kernels);
     for (size_t i = 0; fine && i < weights->count && (*kernels)->lowest_weight > -128; i++)
         if ((int8_t)weights->data[i] < (*kernels)->lowest_weight) *kernels = &dn_kernels_scalar;
-    if (fine && (*kernels)->make_quick != NULL && !r->once && uses >= WORTH_A_SEARCH) {
+    if (fine && (*kernels)->find_quick != NULL && !r->once && uses >= WORTH_A_SEARCH) {
         dn_quick *quick = dn_pool(m, ((size_t)channels + DN_CHANNEL_BLOCK - 1) / 16 * sizeof *quick);
         fine = quick != NULL;
-        if (fine) make_quick(*kernels, r, channels, reaches, quick);
-        r->quick = quick;
+        if (fine) find_quick(*kernels, r, channels, reaches, biases, quick);
     }
     free(sum);
     free(reaches);
