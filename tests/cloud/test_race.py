@@ -1,19 +1,22 @@
 """The race: the better half goes on, the winner trains to the end, and all of it takes what the recipe allows."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from distillnet.cloud import boards, race
+from distillnet.cloud import boards, material, race
 from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import fresh
 from distillnet.cloud.checkpoint import forget
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
-from distillnet.cloud.course import Course, Examination, Trained
+from distillnet.cloud.course import Course, Trained
 from distillnet.cloud.entrants import MOBILENET_V2, Entrant, Ground, enter
+from distillnet.cloud.executor import open_executor
+from distillnet.cloud.material import Examination
 from distillnet.cloud.training import Lessons, Recipe
 from distillnet.proto.strict import ConfigError
 
@@ -48,26 +51,29 @@ def ground(ms: float) -> Ground:
     )
 
 
-def course(name: str, directory, recipe: Recipe) -> Course:
+def course(name: str, directory, recipe: Recipe, seed: int = 0) -> Course:
     rng = np.random.default_rng(3)
     truth = rng.integers(0, OUTPUTS, 60)
     pixels = (rng.integers(0, 60, (60, SIDE, SIDE, 3)) + 60 * truth[:, None, None, None]).astype(np.uint8)
-    candidate = replace(fresh(SHAPE, OUTPUTS, SIDE), name=name)
+    candidate = replace(fresh(SHAPE, OUTPUTS, SIDE, seed=seed), name=name)
     return Course(
         entrant=Entrant(candidate, SIDE, 0.1),
-        lessons=Lessons(
-            pixels=pixels,
-            wanted=np.eye(OUTPUTS, dtype=np.float32)[truth],
-            logits=rng.normal(size=(60, 10)).astype(np.float32),
-            features=None,
-            weights=np.full(60, 1 / 60),
-            mean=127.0,
-            scale=128.0,
+        material=material.write(
+            directory,
+            Lessons(
+                pixels=pixels,
+                wanted=np.eye(OUTPUTS, dtype=np.float32)[truth],
+                logits=rng.normal(size=(60, 10)).astype(np.float32),
+                features=None,
+                weights=np.full(60, 1 / 60),
+                mean=127.0,
+                scale=128.0,
+            ),
+            Examination(pixels, truth, np.zeros(60, bool)),
         ),
-        examination=Examination(pixels, truth, np.zeros(60, bool)),
         recipe=recipe,
         classify=None,
-        seed=0,
+        seed=seed,
         directory=directory,
         key="key",
     )
@@ -124,7 +130,20 @@ def test_a_finished_course_is_not_trained_again(tmp_path):
     assert again.curve[-1]["step"] == 4
     assert torch.equal(weights(first), weights(again))
     forget(tmp_path)
+    material.forget(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_choose_the_winner_that_one_process_chooses(tmp_path):
+    recipe = Recipe(seconds=float("inf"), steps=8, batch=8)
+    alone = [course(name, tmp_path / "alone", recipe, seed=index) for index, name in enumerate("abc")]
+    torch.set_num_threads(1)
+    here = race.run(alone, lambda some, share: [c.teach(share) for c in some])
+    many = [course(name, tmp_path / "many", recipe, seed=index) for index, name in enumerate("abc")]
+    with open_executor("local", workers=2) as executor:
+        there = race.run(many, lambda some, share: executor.map(partial(Course.teach, share=share), some))
+    assert [(t.entrant.name, t.merit) for t in here] == [(t.entrant.name, t.merit) for t in there]
+    assert torch.equal(weights(here[0]), weights(there[0]))
 
 
 def test_every_candidate_fits_the_budget_and_only_cut_ones_know_the_teacher():

@@ -8,35 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from distillnet.cloud import material
 from distillnet.cloud.baselines import judge
 from distillnet.cloud.checkpoint import Checkpoint
 from distillnet.cloud.entrants import Entrant
-from distillnet.cloud.metrics import Floats, Ints, softmax
+from distillnet.cloud.material import Examination
+from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.progress import Advance
-from distillnet.cloud.training import Lessons, Pixels, Recipe, ThrowAwayHead, distil, predict, start_heads
-
-
-@dataclass(frozen=True)
-class Examination:
-    """Validation data: `pixels` uint8 (N, R, R, 3), `truth` (N,), `unseen` bool (N,): negatives never trained on."""
-
-    pixels: Pixels
-    truth: Ints
-    unseen: NDArray[np.bool_]
-
-    def merit(self, network: nn.Module, mean: float, scale: float) -> float:
-        """Return the mean of macro recall and recall at 1 % false alarms; the former alone without negatives."""
-        if len(self.truth) == 0:
-            return 0.0
-        scores: Floats = softmax(predict(network, self.pixels, mean, scale))
-        found = judge(scores, self.truth, self.unseen)
-        figures = [found["macro recall"]]
-        if "recall at 1 % false alarms" in found:
-            figures.append(found["recall at 1 % false alarms"])
-        return float(np.mean([figure.value for figure in figures]))
+from distillnet.cloud.training import Recipe, ThrowAwayHead, distil, predict, start_heads
 
 
 @dataclass(frozen=True)
@@ -51,11 +32,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Course:
-    """A candidate with all it learns from. `classify`: the teacher's last layer, None for a black box."""
+    """A candidate with all it learns from. `material`: a folder of that name's module; `classify`: the teacher's last
+    layer, None for a black box; checkpoints go to `directory`.
+    """
 
     entrant: Entrant
-    lessons: Lessons
-    examination: Examination
+    material: Path
     recipe: Recipe
     classify: nn.Linear | None
     seed: int
@@ -68,7 +50,8 @@ class Course:
 
     def teach(self, share: float, advance: Advance = lambda amount=1.0, note="": None) -> Trained:
         """Train the candidate to a share of the recipe, from where its checkpoint stands."""
-        lessons, student = self.lessons, self.entrant.candidate.student
+        lessons, examination = material.read(self.material)
+        student = self.entrant.candidate.student
         checkpoint = Checkpoint(self.directory, f"{self.key}:{self.recipe}", name=_file_name(self.entrant.name))
         throw_away = ThrowAwayHead(student.classify.in_features, self.classify, lessons.logits.shape[1])
         kept = checkpoint.load()
@@ -76,7 +59,7 @@ class Course:
             start_heads(student, throw_away, lessons, seed=self.seed)
 
         def merit(network: nn.Module) -> float:
-            return self.examination.merit(network, lessons.mean, lessons.scale)
+            return merit_of(network, examination, lessons.mean, lessons.scale)
 
         curve = distil(
             student,
@@ -86,11 +69,23 @@ class Course:
             seed=self.seed,
             until=share,
             advance=advance,
-            check=merit if len(self.examination.truth) else None,
+            check=merit if len(examination.truth) else None,
             resume_from=kept,
             keep=checkpoint.keep,
         )
         return Trained(self.entrant, share, merit(student), curve)
+
+
+def merit_of(network: nn.Module, examination: Examination, mean: float, scale: float) -> float:
+    """Return the mean of macro recall and recall at 1 % false alarms; the former alone without negatives."""
+    if len(examination.truth) == 0:
+        return 0.0
+    scores: Floats = softmax(predict(network, examination.pixels, mean, scale))
+    found = judge(scores, examination.truth, examination.unseen)
+    figures = [found["macro recall"]]
+    if "recall at 1 % false alarms" in found:
+        figures.append(found["recall at 1 % false alarms"])
+    return float(np.mean([figure.value for figure in figures]))
 
 
 def _file_name(name: str) -> str:

@@ -22,17 +22,32 @@ def _command(
     minutes: float | None = typer.Option(None, min=0.05, help="of search and training; default: what the file says"),
     seed: int | None = typer.Option(None, min=0, help="default: what the file says"),
     resume: bool = typer.Option(False, help="go on from where an interrupted run stopped"),
+    workers: int = typer.Option(1, min=1, help="candidates of the race trained at once, one thread each"),
+    executor: str = typer.Option("local", help="where they are trained: local processes, or an existing ray cluster"),
+    ray_address: str | None = typer.Option(None, help="of the Ray cluster, host:port; default: this machine's"),
     as_json: bool = typer.Option(False, "--json", help="end with the report's facts as one JSON line on stdout"),
 ) -> None:
     """Distil a student: from an application file and data to student.tflite with an honest report.
 
     Example: distillnet distill backyard.app.toml --out backyard --minutes 15
     """
+    if executor not in ("local", "ray"):
+        raise typer.BadParameter(f"{executor!r}; expected local or ray", param_hint="--executor")
     host.prepare()
     from distillnet.cloud.pipeline import distill
 
     try:
-        facts = distill(application, out, minutes=minutes, seed=seed, resume=resume, quiet=False)
+        facts = distill(
+            application,
+            out,
+            minutes=minutes,
+            seed=seed,
+            resume=resume,
+            quiet=False,
+            workers=workers,
+            executor="ray" if executor == "ray" else "local",
+            ray_address=ray_address,
+        )
     except KeyboardInterrupt as exc:
         Console(stderr=True).print("interrupted; nothing half-written. Go on with --resume.")
         raise typer.Exit(130) from exc

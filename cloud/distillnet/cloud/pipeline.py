@@ -7,7 +7,9 @@ only its checkpoint, from which `resume` goes on.
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,18 @@ import numpy as np
 import torch
 
 from distillnet.cloud import application as applications
-from distillnet.cloud import budget, race, report
+from distillnet.cloud import budget, checkpoint, material, race, report
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, baselines
 from distillnet.cloud.candidate import Candidate, ZeroShot
-from distillnet.cloud.checkpoint import forget
 from distillnet.cloud.core import Classifier
-from distillnet.cloud.course import Course, Examination, Trained
+from distillnet.cloud.course import Course, Trained
 from distillnet.cloud.data import Dataset, gather
 from distillnet.cloud.entrants import Entrant, Ground, enter
+from distillnet.cloud.executor import Executor, Kind, open_executor
 from distillnet.cloud.export import compare, dequantise, golden_vectors, input_tensor, run_int8, sample, to_int8
 from distillnet.cloud.facts import Result, student_card, student_facts
+from distillnet.cloud.material import Examination
 from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.places import cache_directory, write_whole
@@ -59,6 +62,9 @@ def distill(
     seed: int | None = None,
     resume: bool = False,
     quiet: bool = True,
+    workers: int = 1,
+    executor: Kind = "local",
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Distil a student from an application file.
 
@@ -69,6 +75,9 @@ def distill(
         seed: None = what the file says.
         resume: go on from where an interrupted run of the same file and seed stopped.
         quiet: show no progress on stderr.
+        workers: candidates of the race trained at once, one thread each.
+        executor: where: processes of this machine, or a Ray cluster whose nodes share the folders of `out` and data.
+        ray_address: of the cluster, `host:port`; None = the one of this machine.
 
     Returns:
         The report's facts, and where `student` and `report` lie.
@@ -86,7 +95,9 @@ def distill(
 
         facts: dict[str, Any] = audio.distill(path, directory, minutes=minutes, seed=seed, resume=resume, quiet=quiet)
         return facts
-    return _Run(application, path, directory, minutes, seed, resume, Steps(quiet=quiet)).go()
+    return _Run(
+        application, path, directory, minutes, seed, resume, Steps(quiet=quiet), workers, executor, ray_address
+    ).go()
 
 
 @dataclass
@@ -100,6 +111,9 @@ class _Run:
     seed: int
     resume: bool
     steps: Steps
+    workers: int
+    executor: Kind
+    ray_address: str | None
 
     def go(self) -> dict[str, Any]:
         """Run all steps in order."""
@@ -176,12 +190,17 @@ class _Run:
             mean=LITE_MEAN,
             scale=LITE_SCALE,
         )
-        shown = {side: shrink_all(views.pixels, side) for side in {entrant.resolution for entrant in entrants}}
+        if not self.resume:
+            self._forget()
+        folders = {}
+        for side in {entrant.resolution for entrant in entrants}:
+            shown = shrink_all(views.pixels, side)
+            examination = Examination(shown[looked], truth[looked], views.unseen[looked])
+            folders[side] = material.write(self.out, replace(lessons, pixels=shown[train]), examination)
         courses = [
             Course(
                 entrant=entrant,
-                lessons=replace(lessons, pixels=shown[entrant.resolution][train]),
-                examination=Examination(shown[entrant.resolution][looked], truth[looked], views.unseen[looked]),
+                material=folders[entrant.resolution],
                 recipe=recipe,
                 classify=teacher.classifier.classify if teacher.classifier else None,
                 seed=self.seed,
@@ -190,16 +209,27 @@ class _Run:
             )
             for entrant in entrants
         ]
-        if not self.resume:
-            forget(self.out)
-        everybody = race.run(courses, self._teach)
+        with self._executor() as executor:
+            everybody = race.run(courses, lambda some, share: self._teach(some, share, executor))
         return everybody[0], race.facts(everybody, len(looked))
 
-    def _teach(self, courses: Sequence[Course], share: float) -> list[Trained]:
+    def _executor(self) -> AbstractContextManager[Executor | None]:
+        """Open what runs candidates side by side; None where they run one after the other, here."""
+        if self.workers == 1 and self.executor == "local":
+            return nullcontext()
+        return open_executor(self.executor, workers=self.workers, address=self.ray_address)
+
+    def _teach(self, courses: Sequence[Course], share: float, executor: Executor | None) -> list[Trained]:
+        """Train courses to a share. The last stretch of a local race runs here, on every core."""
+        name = "distillation" if share == 1 else "race"
+        if executor is not None and (share < 1 or self.executor == "ray"):
+            title = f"distillation of {len(courses)} candidates to {share:.0%}, {self.workers} at once"
+            with self.steps.step(name, title, len(courses)) as advance:
+                return executor.map(partial(Course.teach, share=share), courses, progress=lambda done, of: advance(1))
         trained = []
         for course in courses:
             title = f"distillation of {course.entrant.name!r} to {share:.0%}"
-            with self.steps.step("distillation" if share == 1 else "race", title, course.total(share)) as advance:
+            with self.steps.step(name, title, course.total(share)) as advance:
                 trained.append(course.teach(share, advance))
         return trained
 
@@ -308,7 +338,7 @@ class _Run:
             report.write(self.out, facts)
         except OSError as exc:
             raise ConfigError(f"{self.out}: cannot be written: {exc.strerror}") from exc
-        forget(self.out)
+        self._forget()
         return facts | {"student": str(self.out / "student.tflite"), "report": str(self.out / "report.html")}
 
     def _key(self, views: Views, entrant: Entrant) -> str:
@@ -316,3 +346,7 @@ class _Run:
         parts = [self.application.model_dump_json(), str(self.seed), views.digest, entrant.name]
         parts.append(str(candidate.kept) + str(candidate.dropped))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _forget(self) -> None:
+        checkpoint.forget(self.out)
+        material.forget(self.out)
