@@ -56,6 +56,10 @@ class DataSection(Strict):
     test_share: Rate = 0.15
 
 
+SECONDS_PER_HOUR = 3600.0
+DEFAULT_FALSE_ALARM_RATE = 0.01
+
+
 class BudgetSection(Strict):
     """`[budget]`: the platform's constraint, and the false alarms the application bears."""
 
@@ -71,6 +75,13 @@ class BudgetSection(Strict):
         if self.false_alarm_rate is not None and self.false_alarms_per_hour is not None:
             raise ValueError("give false_alarm_rate or false_alarms_per_hour, not both")
         return self
+
+    @property
+    def alarm_rate(self) -> float:
+        """The share of judgements of `other` that may raise an event; per hour means one judgement a second."""
+        if self.false_alarms_per_hour is not None:
+            return min(self.false_alarms_per_hour / SECONDS_PER_HOUR, 1.0)
+        return self.false_alarm_rate or DEFAULT_FALSE_ALARM_RATE
 
 
 class SearchSection(Strict):

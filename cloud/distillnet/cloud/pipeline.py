@@ -34,7 +34,7 @@ from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.places import cache_directory, write_whole
 from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
-from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_bias, fit_decision, fit_temperature
+from distillnet.cloud.rejection import Decision, fit_bias, fit_decision, fit_temperature
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Pixels, Teacher, backbone, load, normalise
 from distillnet.cloud.training import Lessons, Recipe, balanced, predict
 from distillnet.cloud.views import Views, plan, render, shrink_all
@@ -307,7 +307,7 @@ class _Run:
         temperature = fit_temperature(logits[usual], wanted[usual])
         unseen = views.unseen[validation]
         negative = unseen if unseen.any() else truth[validation] == wanted.shape[1] - 1
-        rate = self.application.budget.false_alarm_rate or DEFAULT_FALSE_ALARM_RATE
+        rate = self.application.budget.alarm_rate
         decision = fit_decision(logits[validation], wanted[validation], negative, rate, temperature=temperature)
         return model, decision, gate, softmax(logits, decision.temperature)
 

@@ -9,7 +9,6 @@ from distillnet.cloud.metrics import Floats, Ints, softmax
 
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.999
 EXIT_RATIO = 0.8
-DEFAULT_FALSE_ALARM_RATE = 0.01
 
 
 @dataclass(frozen=True)

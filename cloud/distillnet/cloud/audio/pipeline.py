@@ -22,7 +22,7 @@ from distillnet.cloud.export import compare
 from distillnet.cloud.metrics import Ints, accuracy, confusion, softmax, wilson
 from distillnet.cloud.places import locate, write_whole
 from distillnet.cloud.progress import Steps
-from distillnet.cloud.rejection import DEFAULT_FALSE_ALARM_RATE, Decision, fit_decision, one_hot
+from distillnet.cloud.rejection import Decision, fit_decision, one_hot
 from distillnet.proto.card import DataInfo, Metric
 from distillnet.proto.strict import ConfigError
 
@@ -97,7 +97,7 @@ def distill(
         validation = _hear(split.validation, events, taught)
         test = _hear(split.test, events, taught)
         logits = converted.logits(validation.features)
-        rate = application.budget.false_alarm_rate or DEFAULT_FALSE_ALARM_RATE
+        rate = application.budget.alarm_rate
         decision = fit_decision(
             logits, one_hot(validation.truth, len(events) + 1), validation.truth == len(events), rate
         )
