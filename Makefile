@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-updates unit wheels
+.PHONY: board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-ray test-updates unit wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -108,6 +108,11 @@ bench-arm: $(VENV)/.deps ## Instructions per inference on aarch64 beside tflite-
 test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/update/support/report.py $(ARGS)
+
+test-ray: $(VENV)/.deps ## Jobs on a real local Ray cluster of several node processes
+	@test -e $(VENV)/.develop || $(MAKE) install
+	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) install -q -c constraints.txt 'ray>=2.40,<3'
+	$(BIN)/pytest -rs -m ray tests/cloud
 
 fuzz: ## Fuzz the reader, planner and runner under sanitizers (MINUTES=10; needs clang)
 	device/csrc/fuzz/run.sh $(or $(MINUTES),10)

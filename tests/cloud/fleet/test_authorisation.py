@@ -81,6 +81,17 @@ CALLS = {
         lambda c: _admin(c).RevokeAccess(admin_pb2.RevokeAccessRequest(name="nobody"), timeout=9),
         Code.NOT_FOUND,
     ),
+    "Admin/SubmitDistillation": (
+        lambda c: _admin(c).SubmitDistillation(admin_pb2.SubmitDistillationRequest(), timeout=9),
+        Code.INVALID_ARGUMENT,
+    ),
+    "Admin/ListJobs": (lambda c: _admin(c).ListJobs(admin_pb2.ListJobsRequest(), timeout=9), None),
+    "Admin/WatchJob": (lambda c: list(_admin(c).WatchJob(admin_pb2.WatchJobRequest(id=9), timeout=9)), Code.NOT_FOUND),
+    "Admin/CancelJob": (lambda c: _admin(c).CancelJob(admin_pb2.CancelJobRequest(id=9), timeout=9), Code.NOT_FOUND),
+    "Admin/FetchJobFile": (
+        lambda c: list(_admin(c).FetchJobFile(admin_pb2.FetchJobFileRequest(id=9), timeout=9)),
+        Code.NOT_FOUND,
+    ),
 }
 ROLES = ("anonymous", "foreign", "impostor", "device", "viewer", "operator", "admin")
 

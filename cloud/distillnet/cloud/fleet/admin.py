@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import obstore
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices, inventory, models, rollouts, telemetry
+from distillnet.cloud.fleet import access, devices, inventory, jobs, models, rollouts, telemetry
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
@@ -18,8 +19,11 @@ from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.pki import Authority
 from distillnet.cloud.fleet.publish import Publisher
 from distillnet.cloud.fleet.web import sessions
+from distillnet.cloud.fleet.workbench import stored_at
+from distillnet.cloud.jobs import spec
 from distillnet.proto.archive import MAX_STUDENT_BYTES
 from distillnet.proto.identity import ROLES, EnrollmentToken, Identity
+from distillnet.proto.strict import ConfigError
 from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -27,6 +31,8 @@ log = logging.getLogger(__name__)
 _DEFAULT_TTL_S = 3600.0
 _MAX_TTL_S = 30 * 86400.0
 _ACCESS_DAYS = 365.0
+_WATCH_S = 0.5
+_PIECE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Administration:
     database: Database
     authority: Authority
     publisher: Publisher
+    store: Any
     hub: Hub
     clock: Callable[[], float]
     web_address: Callable[[], str | None]
@@ -215,6 +222,72 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             raise RefusedError(Code.NOT_FOUND, f"{request.name!r} has no access to revoke")
         log.warning("%s revoked the access of %s", caller().name, request.name)
         return admin_pb2.RevokeAccessResponse()
+
+    async def SubmitDistillation(self, request: admin_pb2.SubmitDistillationRequest, context: Any) -> admin_pb2.Job:
+        """Put a distillation in the queue."""
+        try:
+            application = spec.check(request.application_toml).application.name
+        except ConfigError as exc:
+            raise RefusedError(Code.INVALID_ARGUMENT, str(exc)) from exc
+        options = {"minutes": request.minutes or None, "seed": request.seed if request.HasField("seed") else None}
+        if request.minutes < 0:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"minutes must be more than 0; got {request.minutes:g}")
+        by, now = caller().name, self._with.clock()
+        job = await self._with.database.write(
+            lambda session: jobs.message(jobs.submit(session, application, request.application_toml, options, by, now))
+        )
+        log.info("%s submitted job %d: %s", by, job.id, application)
+        return job
+
+    async def ListJobs(self, request: admin_pb2.ListJobsRequest, context: Any) -> admin_pb2.ListJobsResponse:
+        """Jobs and how far they are, newest first."""
+        rows = await self._with.database.read(
+            lambda session: [jobs.message(job) for job in jobs.listed(session, request.id)]
+        )
+        return admin_pb2.ListJobsResponse(jobs=rows)
+
+    async def WatchJob(self, request: admin_pb2.WatchJobRequest, context: Any) -> AsyncIterator[admin_pb2.JobUpdate]:
+        """Stream a job's log and state until it ends, from whichever instance runs it."""
+        seen, before = "", None
+        while True:
+            job, text = await self._with.database.read(lambda session: _job_and_log(session, request.id))
+            if job != before:
+                yield admin_pb2.JobUpdate(job=job, log=_news(seen, text))
+                seen, before = text, job
+            if job.state in jobs.FINAL:
+                return
+            await asyncio.sleep(_WATCH_S)
+
+    async def CancelJob(self, request: admin_pb2.CancelJobRequest, context: Any) -> admin_pb2.Job:
+        """End a job."""
+        by, now = caller().name, self._with.clock()
+        job = await self._with.database.write(lambda session: jobs.message(jobs.cancel(session, request.id, by, now)))
+        log.warning("%s cancelled job %d", by, job.id)
+        return job
+
+    async def FetchJobFile(
+        self, request: admin_pb2.FetchJobFileRequest, context: Any
+    ) -> AsyncIterator[admin_pb2.JobFileChunk]:
+        """Stream what a job made."""
+        files = await self._with.database.read(lambda session: jobs.get(session, request.id).files)
+        if request.name not in files:
+            made = ", ".join(files) or "nothing yet"
+            raise RefusedError(Code.NOT_FOUND, f"job {request.id} made {made}; not {request.name[:100]!r}")
+        found = await obstore.get_async(self._with.store, stored_at(request.id, request.name))
+        async for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+            data = bytes(piece)
+            for start in range(0, len(data), _PIECE_BYTES):
+                yield admin_pb2.JobFileChunk(data=data[start : start + _PIECE_BYTES])
+
+
+def _job_and_log(session: Session, job_id: int) -> tuple[admin_pb2.Job, str]:
+    job = jobs.get(session, job_id)
+    return jobs.message(job), job.log
+
+
+def _news(seen: str, text: str) -> str:
+    """What came after; a log that was cut at its beginning is shown whole."""
+    return text.removeprefix(seen)
 
 
 def _revoke_access(session: Session, name: str, now: float) -> int:

@@ -46,6 +46,11 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/distillnet.v1.Admin/OpenDashboard": READ,
     "/distillnet.v1.Admin/GrantAccess": ADMIN,
     "/distillnet.v1.Admin/RevokeAccess": ADMIN,
+    "/distillnet.v1.Admin/SubmitDistillation": ADMIN,  # an application file names paths, and may name code
+    "/distillnet.v1.Admin/ListJobs": READ,
+    "/distillnet.v1.Admin/WatchJob": READ,
+    "/distillnet.v1.Admin/CancelJob": OPERATE,
+    "/distillnet.v1.Admin/FetchJobFile": READ,
     "/grpc.health.v1.Health/Check": ANY,
     "/grpc.health.v1.Health/Watch": ANY,
     "/grpc.health.v1.Health/List": ANY,

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from distillnet.cloud.fleet import key_commands, options, rollout_commands, telemetry_commands
+from distillnet.cloud.fleet import job_commands, key_commands, options, rollout_commands, telemetry_commands
 
 _PUBLISH_TIMEOUT_S = 300.0
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     rollout_commands.register(app)
     telemetry_commands.register(app)
     key_commands.register(app)
+    job_commands.register(app)
     app.add_typer(token_app, name="token")
     app.add_typer(access_app, name="access")
 

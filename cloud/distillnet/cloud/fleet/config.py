@@ -1,6 +1,7 @@
 """The service's configuration: `serve.toml` and the options of `distillnet serve`. Read once, at the edge."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -63,6 +64,17 @@ class MqttSection(Strict):
     event_days: float = Field(default=90.0, gt=0)
 
 
+class JobsSection(Strict):
+    """`[jobs]`: where distillations run."""
+
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = Field(default=None, description="of the Ray cluster, host:port; unset = this machine's")
+    at_once: int = Field(default=1, ge=0, description="jobs this service runs at the same time; 0 = none")
+    threads: int | None = Field(default=None, ge=1, description="per job; unset = all of this machine, one on Ray")
+    gpus: float = Field(default=0.0, ge=0, description="per job, on Ray")
+    directory: Path | None = Field(default=None, description="of work; on Ray shared by all nodes; unset = DATA/jobs")
+
+
 class ServeConfig(Strict):
     """The whole file."""
 
@@ -71,6 +83,7 @@ class ServeConfig(Strict):
     trust: TrustSection = TrustSection()
     fleet: FleetSection = FleetSection()
     mqtt: MqttSection = MqttSection()
+    jobs: JobsSection = JobsSection()
 
 
 def load(path: Path | None) -> ServeConfig:

@@ -211,6 +211,27 @@ class Sample(Base):
     __table_args__ = (Index("samples_of_device", "device", "ts"),)
 
 
+class Job(Base):
+    """A distillation: an application file that waits, runs (seen by `instance` at `seen_ts`), or has ended."""
+
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    application: Mapped[str] = mapped_column(String(63))
+    spec: Mapped[str] = mapped_column(Text)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    log: Mapped[str] = mapped_column(Text, default="")
+    files: Mapped[list[str]] = mapped_column(JSON, default=list)
+    instance: Mapped[str] = mapped_column(String(64), default="")
+    restarts: Mapped[int] = mapped_column(default=0)
+    created_ts: Mapped[float]
+    started_ts: Mapped[float | None]
+    seen_ts: Mapped[float | None]
+    done_ts: Mapped[float | None]
+    created_by: Mapped[str] = mapped_column(String(63))
+
+
 class WebSession(Base):
     """A sign-in link not used yet (`code`) or a visitor of the dashboard (`cookie`), by hash."""
 

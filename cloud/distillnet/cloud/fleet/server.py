@@ -40,6 +40,7 @@ from distillnet.cloud.fleet.publish import LOCK, Publisher
 from distillnet.cloud.fleet.repository import Repository
 from distillnet.cloud.fleet.streams import FleetService
 from distillnet.cloud.fleet.web.app import Dashboard, Sources
+from distillnet.cloud.fleet.workbench import Workbench
 from distillnet.proto.identity import Identity
 from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, artifacts_pb2_grpc, enrollment_pb2_grpc, fleet_pb2_grpc
 
@@ -144,7 +145,8 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
     await server.start()
     await enrol_server.start()
     conductor = Conductor(service.database, service.publisher, hub, time.time)
-    work = {"hub": hub.run(), "conductor": conductor.run(), "upkeep": _upkeep(service)}
+    workbench = _workbench(service)
+    work = {"hub": hub.run(), "conductor": conductor.run(), "jobs": workbench.run(), "upkeep": _upkeep(service)}
     tasks = [asyncio.create_task(job, name=name) for name, job in work.items()]
     for name in _SERVICES:
         await checks.set(f"distillnet.v1.{name}", health_pb2.HealthCheckResponse.SERVING)
@@ -168,6 +170,12 @@ async def _serve(service: _Service, announce: Callable[[Ready], None]) -> None:
         await asyncio.to_thread(intake.stop)
 
 
+def _workbench(service: _Service) -> Workbench:
+    config = service.config.jobs
+    directory = config.directory or service.data.absolute() / "jobs"
+    return Workbench(config, service.database, service.store, directory, service.instance, time.time)
+
+
 def _fleet_server(service: _Service, hub: Hub, checks: Any, calls: Calls, web_ports: list[int]) -> tuple[Any, int]:
     listen = service.config.listen
     options = [*_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
@@ -179,7 +187,9 @@ def _fleet_server(service: _Service, hub: Hub, checks: Any, calls: Calls, web_po
     def web_address() -> str | None:
         return f"{_reachable(service.config)}:{web_ports[0]}" if web_ports else None
 
-    administration = Administration(service.database, service.authority, service.publisher, hub, time.time, web_address)
+    administration = Administration(
+        service.database, service.authority, service.publisher, service.store, hub, time.time, web_address
+    )
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(administration), server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [f"{admin_pb2.DESCRIPTOR.package}.{name}" for name in _SERVICES]

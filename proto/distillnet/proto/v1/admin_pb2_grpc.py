@@ -110,6 +110,31 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.FromString,
                 _registered_method=True)
+        self.SubmitDistillation = channel.unary_unary(
+                '/distillnet.v1.Admin/SubmitDistillation',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SubmitDistillationRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/distillnet.v1.Admin/ListJobs',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.WatchJob = channel.unary_stream(
+                '/distillnet.v1.Admin/WatchJob',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.WatchJobRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobUpdate.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/distillnet.v1.Admin/CancelJob',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.FromString,
+                _registered_method=True)
+        self.FetchJobFile = channel.unary_stream(
+                '/distillnet.v1.Admin/FetchJobFile',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -206,6 +231,36 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitDistillation(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchJobFile(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -283,6 +338,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RevokeAccess,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.SerializeToString,
+            ),
+            'SubmitDistillation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitDistillation,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.SubmitDistillationRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'WatchJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJob,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.WatchJobRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobUpdate.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CancelJobRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.SerializeToString,
+            ),
+            'FetchJobFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchJobFile,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -691,6 +771,141 @@ class Admin:
             '/distillnet.v1.Admin/RevokeAccess',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.RevokeAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitDistillation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/SubmitDistillation',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.SubmitDistillationRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/ListJobs',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/distillnet.v1.Admin/WatchJob',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.WatchJobRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.JobUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/distillnet.v1.Admin/CancelJob',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.CancelJobRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchJobFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/distillnet.v1.Admin/FetchJobFile',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.FromString,
             options,
             channel_credentials,
             insecure,

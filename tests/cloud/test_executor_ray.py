@@ -1,0 +1,149 @@
+"""Ray would be useless if it found other results than `local`, lost one with its worker, or hid an error."""
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillnet.cloud.executor import RETRIES, CancelledError, ExecutorError, open_executor
+from distillnet.proto.strict import ConfigError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` installs it")
+
+PORT = 26379
+NODES = 4
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """A head that runs nothing and four node processes of one CPU each."""
+    temp = Path(tempfile.mkdtemp(prefix="dnray", dir="/tmp"))  # a socket path must be short
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "RAY_ENABLE_MULTI_NODE_CLUSTER": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    ray = str(Path(sys.executable).with_name("ray"))
+    small = ["--object-store-memory", "80000000", "--disable-usage-stats"]
+    starts = [
+        ["--head", "--port", str(PORT), "--num-cpus", "0", "--include-dashboard", "false", "--temp-dir", str(temp)]
+    ]
+    starts += [["--address", f"127.0.0.1:{PORT}", "--num-cpus", "1"] for _ in range(NODES)]
+    processes = []
+    try:
+        for options in starts:
+            command = [ray, "start", "--block", *options, *small]
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+            time.sleep(6.0 if len(processes) == 1 else 1.0)
+        _wait_for_nodes()
+        yield f"127.0.0.1:{PORT}"
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _wait_for_nodes() -> None:
+    import ray
+
+    end = time.monotonic() + 120
+    while True:
+        try:
+            ray.init(address=f"127.0.0.1:{PORT}", logging_level="error", log_to_driver=False)
+            count = len([node for node in ray.nodes() if node["Alive"]])
+        except (ConnectionError, RuntimeError):
+            count = 0
+        ray.shutdown()
+        if count == NODES + 1:
+            return
+        assert time.monotonic() < end, f"only {count} of {NODES + 1} nodes came up"
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("executor_jobs")
+
+
+def test_two_and_four_workers_find_what_local_finds(cluster: str, jobs: Any) -> None:
+    seeds = list(range(8))
+    with open_executor("local", workers=2) as executor:
+        local = executor.map(jobs.train_a_little, seeds)
+    for workers in (2, 4):
+        with open_executor("ray", workers=workers, address=cluster) as executor:
+            assert executor.map(jobs.train_a_little, seeds) == local, f"{workers} workers"
+    assert len(set(local)) == len(seeds)
+
+
+def test_jobs_run_on_several_nodes_at_once(cluster: str, jobs: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    with open_executor("ray", workers=4, address=cluster) as executor:
+        nodes = executor.map(jobs.node, [2.0] * 4, progress=lambda *at: seen.append(at))
+    assert len(set(nodes)) >= 2
+    assert seen[-1] == (4, 4)
+
+
+def test_a_killed_worker_costs_no_result(cluster: str, jobs: Any, tmp_path: Path) -> None:
+    places = [tmp_path / name for name in "abcd"]
+    with open_executor("ray", workers=4, address=cluster) as executor:
+        assert executor.map(jobs.die_once, places) == ["a", "b", "c", "d"]
+
+
+def test_an_item_that_kills_every_worker_is_an_error(cluster: str, jobs: Any) -> None:
+    with (
+        open_executor("ray", workers=2, address=cluster) as executor,
+        pytest.raises(ExecutorError, match=rf"item 1 took its worker down {RETRIES + 1} times"),
+    ):
+        executor.map(jobs.die, [0])
+
+
+def test_an_error_of_the_function_arrives_as_it_was_raised(cluster: str, jobs: Any) -> None:
+    with (
+        open_executor("ray", workers=2, address=cluster) as executor,
+        pytest.raises(ConfigError, match="item 1 is bad") as caught,
+    ):
+        executor.map(jobs.refuse, [0, 1, 2])
+    assert "in refuse" in str(caught.value.__cause__)
+
+
+def test_cancel_ends_what_is_under_way(cluster: str, jobs: Any, tmp_path: Path) -> None:
+    with open_executor("ray", workers=1, address=cluster) as executor:
+
+        def cancel_when_begun() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            executor.cancel()
+
+        threading.Thread(target=cancel_when_begun).start()
+        with pytest.raises(CancelledError):
+            executor.map(jobs.wait, [tmp_path / "begun"])
+
+
+def test_no_cluster_and_no_gpu_are_said(cluster: str) -> None:
+    with pytest.raises(ExecutorError, match="no node of the Ray cluster has 1 GPUs"):
+        open_executor("ray", address=cluster, gpus=1)
