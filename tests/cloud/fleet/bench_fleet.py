@@ -14,7 +14,6 @@ import platform
 import resource
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 import grpc
 import paho.mqtt.client as mqtt
 import psutil
+from engines import Mosquitto, Postgres
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import func, select
 from tiny_student import tiny_student
@@ -47,52 +47,121 @@ Figures = dict[str, float]
 
 
 def main() -> None:
-    """Run, print a table and one JSON line."""
+    """Run, print tables and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", default="500,1000,2000", help="how many; one run each")
-    parser.add_argument("--processes", type=int, default=2, help="that play the devices")
-    parser.add_argument("--ramp", type=float, default=150.0, help="new connections a second, at most")
-    parser.add_argument("--telemetry-rate", type=float, default=1000.0, help="messages a second, 0 = none")
-    parser.add_argument("--telemetry-s", type=float, default=10.0)
-    parser.add_argument("--database", help="SQLAlchemy URL of an empty database [default: SQLite]")
+    parser.add_argument("--devices", default="1250,2500,5000", help="how many on streams; one run each; empty = none")
+    parser.add_argument("--processes", type=int, default=4, help="that play the devices")
+    parser.add_argument("--ramp", type=float, default=200.0, help="new connections a second, at most")
+    parser.add_argument(
+        "--telemetry", default="sqlite:1000,postgres:2000", help="database:messages a second; empty = none"
+    )
+    parser.add_argument("--telemetry-s", type=float, default=30.0)
+    parser.add_argument("--artefacts", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--postgres", action="store_true", help="streams on PostgreSQL instead of SQLite")
+    parser.add_argument("--keep", type=Path, help="JSON file that figures are added to, and a plot beside it")
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    runs = []
-    for count in given.devices.split(","):
-        runs.append(run(int(count), given))
-        sys.stderr.write(f"{json.dumps(runs[-1])}\n")
-    for name in runs[0]:
-        sys.stdout.write(f"{name:<28}" + "".join(f"{figures[name]:>12.4g}" for figures in runs) + "\n")
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "clients": "on the same machine"}
-    sys.stdout.write(json.dumps({"machine": machine, "database": given.database or "sqlite", "runs": runs}) + "\n")
+    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "devices_played": "on the same machine"}
+    found: dict[str, Any] = {"machine": machine, "streams": [], "telemetry": []}
+    for count in filter(None, given.devices.split(",")):
+        figures = run_streams(int(count), given)
+        found["streams"].append(figures | {"database": "postgres" if given.postgres else "sqlite"})
+        sys.stderr.write(f"{json.dumps(found['streams'][-1])}\n")
+    if given.artefacts:
+        with Place(None) as place:
+            found["artefacts"] = _artefacts(place.home, place.ready)
+    for wanted in filter(None, given.telemetry.split(",")):
+        database, _, rate = wanted.partition(":")
+        found["telemetry"].append(run_telemetry(database, float(rate), given.telemetry_s))
+        sys.stderr.write(f"{json.dumps(found['telemetry'][-1])}\n")
+    for title, rows in (("streams", found["streams"]), ("telemetry", found["telemetry"])):
+        for name in rows[0] if rows else ():
+            cells = (row[name] for row in rows)
+            shown = (f"{cell:>12.4g}" if isinstance(cell, float) else f"{cell:>12}" for cell in cells)
+            sys.stdout.write(f"{title} {name:<28}" + "".join(shown) + "\n")
+    for name, value in found.get("artefacts", {}).items():
+        sys.stdout.write(f"artefacts {name:<28}{value:>12.4g}\n")
+    sys.stdout.write(json.dumps(found) + "\n")
+    if given.keep:
+        _keep(given.keep, found)
 
 
-def run(count: int, given: argparse.Namespace) -> Figures:
+class Place:
+    """A service in a temporary directory, on SQLite or a PostgreSQL of its own, with a broker where one is wanted."""
+
+    def __init__(self, database: str | None, *, broker: bool = False, devices: int = 0) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="bench-fleet-"))
+        self._postgres = Postgres() if database == "postgres" else None
+        self._broker = Mosquitto() if broker else None
+        self.url = self._postgres.make() if self._postgres else f"sqlite:///{self.home}/data/fleet.db"
+        self.broker_port = self._broker.port if self._broker else 0
+        config = f'[storage]\ndatabase = "{self.url}"\n' if self._postgres else ""
+        config += f'[mqtt]\nhost = "127.0.0.1"\nport = {self.broker_port}\n' if broker else ""
+        (self.home / "serve.toml").write_text(config)
+        _stop(_serve(self.home)[0])
+        self.identities = _identities(self.home, self.url, devices)
+        self.server, self.ready = _serve(self.home)
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stop(self.server)
+        if self._broker:
+            self._broker.remove()
+        if self._postgres:
+            self._postgres.remove()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def run_streams(count: int, given: argparse.Namespace) -> Figures:
     """Measure with so many devices."""
-    home = Path(tempfile.mkdtemp(prefix="bench-fleet-"))
-    broker, port = _broker(home)
-    config = f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n' if broker else ""
-    config += f'[storage]\ndatabase = "{given.database}"\n' if given.database else ""
-    (home / "serve.toml").write_text(config)
-    url = given.database or f"sqlite:///{home}/data/fleet.db"
-    try:
-        _stop(_serve(home)[0])
-        identities = _identities(home, url, count)
-        server, ready = _serve(home)
-        figures = {"devices": float(count)}
-        try:
-            figures |= _streams(home, server, ready, identities, given)
-            figures |= _artefacts(home, ready)
-            if broker and given.telemetry_rate:
-                figures |= _telemetry(url, port, given.telemetry_rate, given.telemetry_s)
-        finally:
-            _stop(server)
-        return figures
-    finally:
-        if broker:
-            _stop(broker)
-        shutil.rmtree(home, ignore_errors=True)
+    with Place("postgres" if given.postgres else None, devices=count) as place:
+        return {"devices": float(count)} | _streams(place.home, place.server, place.ready, place.identities, given)
+
+
+def run_telemetry(database: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Measure what comes from the broker into a database."""
+    with Place(database, broker=True) as place:
+        return {"database": database} | _telemetry(place, rate, seconds)
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    """Replace what was measured anew, and draw how it grows."""
+    kept = json.loads(path.read_text()) if path.exists() else {"streams": [], "telemetry": []}
+    streams = {(row["database"], row["devices"]): row for row in kept["streams"] + found["streams"]}
+    telemetry = {(row["database"], row["offered_per_s"]): row for row in kept["telemetry"] + found["telemetry"]}
+    kept |= {key: found[key] for key in ("machine", "artefacts") if key in found}
+    kept |= {
+        "streams": [streams[key] for key in sorted(streams)],
+        "telemetry": [telemetry[key] for key in sorted(telemetry)],
+    }
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    rows = [row for row in kept["streams"] if row["database"] == "sqlite"]
+    if rows:
+        _plot(path.with_suffix(".svg"), rows)
+
+
+def _plot(path: Path, rows: list[Figures]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "bench-fleet"
+    from matplotlib import pyplot
+
+    shown = (
+        ("kib_per_device", "memory of the service\nper device, KiB"),
+        ("directive_p95_s", "95% of directives\nreceived after, s"),
+        ("connect_s", "until all are connected, s"),
+        ("idle_cpu_share", "CPU while nothing\nhappens, cores"),
+    )
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(11, 2.6), layout="constrained")
+    for axis, (name, title) in zip(axes, shown, strict=True):
+        axis.plot([row["devices"] for row in rows], [row[name] for row in rows], "o-", color="#2266aa")
+        axis.set(title=title, xlabel="devices", ylim=(0, None), xlim=(0, None))
+        axis.title.set_fontsize(9)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _streams(
@@ -126,6 +195,7 @@ def _streams(
     heard = sorted(moment - done for pipe in pipes for moment in pipe.recv())
     return {
         "connected": float(connected),
+        "connect_s": connect_s,
         "connections_per_s": connected / connect_s,
         "kib_per_device": resident / 1024 / connected,
         "idle_cpu_share": idle,
@@ -261,32 +331,55 @@ def _bare_server(home: Path, data: bytes, pool: futures.Executor) -> tuple[Any, 
     return type("Running", (), {"stop": staticmethod(stop)}), port
 
 
-def _telemetry(url: str, port: int, rate: float, seconds: float) -> Figures:
-    """Publish at a steady rate; how much arrives in the database, and how soon after the last message."""
+def _telemetry(place: Place, rate: float, seconds: float) -> dict[str, Any]:
+    """Publish at a steady rate from a process of its own; how much is stored while it does, and how soon after."""
+    context = multiprocessing.get_context("spawn")
+    count, published = round(rate * seconds), context.Event()
+    context.Process(target=_publish, args=(place.broker_port, count, rate, published), daemon=True).start()
+    database, server = Database(place.url), psutil.Process(place.server.pid)
+    counted = select(func.count()).select_from(Sample)
+    stored, end, sent_s = 0, time.monotonic() + seconds + 90.0, 0.0
+    while not (stored := database.read_now(lambda session: session.scalar(counted)) or 0):
+        time.sleep(0.01)
+    began, first, spent = time.monotonic(), stored, sum(server.cpu_times()[:2])
+    while stored < count and time.monotonic() < end:
+        time.sleep(0.1)
+        stored = database.read_now(lambda session: session.scalar(counted)) or 0
+        if not sent_s and published.is_set():
+            sent_s = time.monotonic() - began
+    took = time.monotonic() - began
+    database.close()
+    return {
+        "offered_per_s": rate,
+        "sent_per_s": count / (sent_s or took),
+        "messages": float(count),
+        "stored_per_s": (stored - first) / took,
+        "behind_s": took - (sent_s or took),
+        "lost": float(count - stored),
+        "service_cpu_share": (sum(server.cpu_times()[:2]) - spent) / took,
+    }
+
+
+def _publish(port: int, count: int, rate: float, published: Any) -> None:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    count, began = round(rate * seconds), time.monotonic()
     quantiles = Quantiles(p50=1, p95=2, p99=3, max=4, n=100)
+    payload = TelemetryPayload(
+        session="bench", ts=1.0, interval_s=60, uptime_s=1, model_digest="sha256:" + "0" * 64,
+        stages={"infer": quantiles, "end_to_end": quantiles},
+        sources={"cam": SourceTelemetry(fps=30, frames=1800, dropped=0, gated=0, queue=0)},
+        outbox_events=0, outbox_bytes=0, rss_bytes=1, cpu_share=0.1,
+    )  # fmt: skip
+    encoded, topics = encode(payload), [Topics(f"bench-{number}").telemetry for number in range(1000)]
+    began = time.monotonic()
     for number in range(count):
-        payload = TelemetryPayload(
-            session="bench", ts=1.0 + number, interval_s=60, uptime_s=1, model_digest="sha256:" + "0" * 64,
-            stages={"infer": quantiles, "end_to_end": quantiles},
-            sources={"cam": SourceTelemetry(fps=30, frames=1800, dropped=0, gated=0, queue=0)},
-            outbox_events=0, outbox_bytes=0, rss_bytes=1, cpu_share=0.1,
-        )  # fmt: skip
-        client.publish(Topics(f"bench-{number % 1000}").telemetry, encode(payload))
+        client.publish(topics[number % len(topics)], encoded)
         if (ahead := began + number / rate - time.monotonic()) > 0.01:
             time.sleep(ahead)
-    sent_s = time.monotonic() - began
-    database, stored, end = Database(url), 0, time.monotonic() + 30.0
-    while stored < count and time.monotonic() < end:
-        stored = database.read_now(lambda session: session.scalar(select(func.count()).select_from(Sample))) or 0
-        time.sleep(0.05)
-    behind_s = time.monotonic() - began - sent_s
-    client.loop_stop()
-    database.close()
-    return {"telemetry_per_s": count / sent_s, "telemetry_lost": float(count - stored), "telemetry_behind_s": behind_s}
+    published.set()
+    time.sleep(5.0)
+    client.disconnect()
 
 
 def _identities(home: Path, url: str, count: int) -> list[tuple[str, bytes, bytes, bytes]]:
@@ -319,17 +412,6 @@ def _serve(home: Path) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     if not line:
         raise SystemExit((home / "log").read_text())
     return process, json.loads(line)
-
-
-def _broker(home: Path) -> tuple[subprocess.Popen[bytes] | None, int]:
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    if program is None:
-        return None, port
-    (home / "broker.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n")
-    return subprocess.Popen([program, "-c", str(home / "broker.conf")], stderr=subprocess.DEVNULL), port
 
 
 def _channel(bundle: Access, address: str) -> grpc.Channel:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import queue
-import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +42,16 @@ from distillnet.proto.v1 import (
 )
 
 TIMEOUT_S = 15.0
-_spec = importlib.util.spec_from_file_location("tiny_student", Path(__file__).with_name("tiny_student.py"))
-_tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_tiny)
+
+
+def _beside(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_tiny, _engines = _beside("tiny_student"), _beside("engines")
 
 
 @pytest.fixture(scope="session")
@@ -237,44 +242,13 @@ def board():
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def postgres_url() -> Iterator[Any]:
     """A function that makes an empty database in a PostgreSQL of our own, and returns its URL."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs or importlib.util.find_spec("psycopg") is None:
+    if _engines.Postgres.missing() or importlib.util.find_spec("psycopg") is None:
         pytest.skip("PostgreSQL or psycopg is not installed: would have shown the same on PostgreSQL as on SQLite")
-    home = Path(tempfile.mkdtemp(prefix="fleet-postgres-"))
-    owner = {"user": "postgres"} if os.getuid() == 0 else {}
-    if owner:
-        shutil.chown(home, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    cluster = home / "cluster"
-    initdb = [programs[-1] / "initdb", "-D", cluster, "-A", "trust", "-U", "fleet", "--no-sync", "-E", "UTF8"]
-    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=home, **owner)
-    command = [programs[-1] / "postgres", "-D", cluster, "-p", str(port), "-k", home, "-c", "fsync=off"]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "-h", "127.0.0.1"], stdout=log, stderr=log, cwd=home, **owner)
-    import psycopg
-
-    def connect() -> psycopg.Connection:
-        return psycopg.connect(f"host=127.0.0.1 port={port} user=fleet dbname=postgres", autocommit=True)
-
-    for _ in range(100):
-        with contextlib.suppress(psycopg.OperationalError), connect():
-            break
-        time.sleep(0.1)
-
-    def make() -> str:
-        name = f"fleet_{secrets.token_hex(4)}"
-        with connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://fleet@127.0.0.1:{port}/{name}"
-
-    yield make
-    process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-    process.wait(20)
-    shutil.rmtree(home, ignore_errors=True)
+    postgres = _engines.Postgres(fsync=False)
+    yield postgres.make
+    postgres.remove()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
