@@ -142,7 +142,8 @@ class Service:
         proc = Path(f"/proc/{self.process.pid}")
         return {
             "tasks": inside["tasks"],
-            "objects": inside["objects"],
+            "blocks": inside["blocks"],
+            "heap_mb": inside["heap_mb"],
             "descriptors": len(list((proc / "fd").iterdir())),
             "threads": len(list((proc / "task").iterdir())),
             "rss_mb": round(int((proc / "statm").read_text().split()[1]) * _PAGE / 1e6, 1),

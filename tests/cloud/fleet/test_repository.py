@@ -90,7 +90,7 @@ def test_metadata_is_signed_anew_only_when_half_its_life_is_over(repository):
 def test_an_unfinished_publication_is_not_seen(repository):
     before = obstore.get(repository._store, "metadata/timestamp.json").bytes()
     failing = Repository(repository._store, repository._signers | {"timestamp": Broken()}, TrustSection())
-    with pytest.raises(UnsignedMetadataError):
+    with pytest.raises(FleetError, match="the timestamp key cannot sign"):
         failing.publish(published(b"student"), b"student", NOW)
     assert obstore.get(repository._store, "metadata/timestamp.json").bytes() == before
     assert repository.custom("pets/1/student.tflite") is None

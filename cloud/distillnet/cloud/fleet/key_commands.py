@@ -1,5 +1,6 @@
 """`distillnet keys …`: the keys that boards trust. Run where the data directory is, while no service holds it."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,28 +74,42 @@ def rotate(
     role: str = typer.Argument(help="root, targets, snapshot or timestamp"),
     root_key: list[Path] = typer.Option([], help="root key file or directory; may be repeated [default: in --data]"),
     roots: int = typer.Option(1, min=1, max=9, help="new root keys, when the role is root"),
+    threshold: int | None = typer.Option(None, min=1, max=9, help="of the new root keys must sign [default: as now]"),
+    to: list[str] = typer.Option([], help="the new key's URI, on a token or in a key service; root: may be repeated"),
+    public_key: list[Path] = typer.Option([], help="PEM of each --to that is not on a token"),
     data: Path = options.DATA,
     config: Path | None = _config,
     as_json: bool = options.AS_JSON,
 ) -> None:
     """Replace a role's key; boards follow by themselves. Stop the service first, and start it again afterwards.
 
+    A new key is a file in --data, or --to one on a PKCS#11 token (its module in PYKCS11LIB, its PIN in DISTILLNET_PIN,
+    in the systemd credential signing-pin, or asked for), or in a key service that securesystemslib knows.
+
     Example: distillnet keys rotate timestamp --root-key /media/usb/offline --data fleet
+    Example: distillnet keys rotate targets --to "hsm:2?label=fleet" --data fleet
     """
     from distillnet.cloud.fleet import keys
     from distillnet.cloud.fleet.errors import FleetError
 
     if role not in ("root", "targets", "snapshot", "timestamp"):
         raise FleetError(f"role must be root, targets, snapshot or timestamp; got {role!r}")
+    if role != "root" and len(to) > 1:
+        raise FleetError(f"the {role} role has one key; got {len(to)} with --to")
+    if threshold is not None and (role != "root" or threshold > (len(to) or roots)):
+        raise FleetError(f"--threshold {threshold} is more than the new root keys, or the role is not root")
+    if public_key and len(public_key) != len(to):
+        raise FleetError(f"--public-key goes with --to, in the same order; got {len(public_key)} for {len(to)}")
     signers = keys.open_roots(root_key or [data / "keys" / "offline"])
+    elsewhere = [keys.refer(uri, pem) for uri, pem in itertools.zip_longest(to, public_key)]
     with _repository(data, config) as repository:
         repository.check_roots(signers)
         if role == "root":
-            new = keys.replace_roots(data / "keys", roots)
+            new = keys.replace_roots(data / "keys", roots, elsewhere)
         else:
-            new = [keys.replace_online(data / "keys", role)]
+            new = [keys.replace_online(data / "keys", role, elsewhere[0] if elsewhere else None)]
             repository = repository.with_signer(role, new[0])
-        repository.rotate(role, new, signers, time.time())
+        repository.rotate(role, new, signers, time.time(), threshold)
     _say({"role": role, "keyids": [signer.public_key.keyid for signer in new]}, as_json)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import obstore
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import Signer
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from distillnet.cloud.fleet.config import TrustSection
@@ -73,7 +74,7 @@ class Repository:
         """Whether the repository has been made."""
         return self._get("metadata/timestamp.json") is not None
 
-    def create(self, root_signers: Sequence[CryptoSigner], threshold: int, now: float) -> None:
+    def create(self, root_signers: Sequence[Signer], threshold: int, now: float) -> None:
         """Make an empty repository. The only use of root keys besides `rotate`."""
         root = Root(expires=self._expiry("root", now), consistent_snapshot=True)
         for signer in root_signers:
@@ -86,8 +87,17 @@ class Repository:
         self._write_snapshot(Metadata(Snapshot(expires=self._expiry("snapshot", now))), 1)
         self._write_timestamp(Metadata(Timestamp(expires=self._expiry("timestamp", now))), 1)
 
-    def rotate(self, role: str, new: Sequence[CryptoSigner], root_signers: Sequence[CryptoSigner], now: float) -> None:
+    def rotate(
+        self,
+        role: str,
+        new: Sequence[Signer],
+        root_signers: Sequence[Signer],
+        now: float,
+        threshold: int | None = None,
+    ) -> None:
         """Name other keys for a role, signed by the root keys in force; `new` for an online role is in use already.
+
+        `threshold` of the new root keys must sign from then on; None = as many as before, where there are so many.
 
         Raises:
             FleetError: too few of the root keys in force were given.
@@ -100,14 +110,15 @@ class Repository:
             root.revoke_key(keyid, role)
         for signer in new:
             root.add_key(signer.public_key, role)
-        root.roles[role].threshold = min(root.roles[role].threshold, len(new)) if role == "root" else 1
+        before = root.roles[role].threshold
+        root.roles[role].threshold = (threshold or min(before, len(new))) if role == "root" else 1
         root.version += 1
         root.expires = self._expiry("root", now)
         self._write_root(metadata, [*given, *(new if role == "root" else ())])
         targets, snapshot, timestamp = self._current()
         self._advance(targets, snapshot, timestamp, now)
 
-    def check_roots(self, signers: Sequence[CryptoSigner]) -> list[CryptoSigner]:
+    def check_roots(self, signers: Sequence[Signer]) -> list[Signer]:
         """Return those of `signers` that are root keys in force.
 
         Raises:
@@ -123,7 +134,7 @@ class Repository:
             )
         return given
 
-    def with_signer(self, role: str, signer: CryptoSigner) -> "Repository":
+    def with_signer(self, role: str, signer: Signer) -> "Repository":
         """Return the same repository with another key for one role."""
         return Repository(self._store, {**self._signers, role: signer}, self._lifetimes)
 
@@ -234,10 +245,10 @@ class Repository:
         timestamp.signed.expires = self._expiry("timestamp", now)
         self._write_timestamp(timestamp, snapshot_version)
 
-    def _write_root(self, metadata: Metadata[Root], signers: Sequence[CryptoSigner]) -> None:
+    def _write_root(self, metadata: Metadata[Root], signers: Sequence[Signer]) -> None:
         metadata.signatures.clear()
         for signer in signers:
-            metadata.sign(signer, append=True)
+            _sign(metadata, signer, "root", append=True)
         self._put(f"metadata/{metadata.signed.version}.root.json", metadata.to_bytes())
 
     def _write_targets(self, metadata: Metadata[Targets]) -> None:
@@ -256,7 +267,7 @@ class Repository:
 
     def _sign(self, metadata: Metadata[Any], role: str) -> None:
         metadata.signatures.clear()
-        metadata.sign(self._signers[role])
+        _sign(metadata, self._signers[role], role)
 
     def _ages(self, metadata: Metadata[Any], role: str, now: float) -> bool:
         left_s: float = metadata.signed.expires.timestamp() - now
@@ -280,3 +291,10 @@ class Repository:
 
     def _put(self, path: str, data: bytes) -> None:
         obstore.put(self._store, path, data)
+
+
+def _sign(metadata: Metadata[Any], signer: Signer, role: str, *, append: bool = False) -> None:
+    try:
+        metadata.sign(signer, append=append)
+    except UnsignedMetadataError as exc:  # a token that was pulled out, a key service that is away
+        raise FleetError(f"the {role} key cannot sign: {exc}") from exc
