@@ -11,7 +11,7 @@ import obstore
 import pytest
 from obstore.store import MemoryStore
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import DownloadHTTPError, UnsignedMetadataError
+from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata
 from tuf.ngclient import FetcherInterface, Updater
 
