@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-ray test-updates unit wheels
+.PHONY: bench-arm board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-ray test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,13 @@ ctest: $(VENV)/.deps ## The engine's C tests under ASan and UBSan
 	$(BIN)/cmake -S . -B build/san -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDN_SANITIZE=ON >/dev/null
 	$(BIN)/cmake --build build/san
 	cd build/san && $(abspath $(BIN))/ctest --output-on-failure
+
+valgrind: $(VENV)/.deps ## The same under valgrind, unsanitised, as released but for AVX-512, which valgrind has not
+	@command -v valgrind >/dev/null || { echo "no valgrind: apt-get install valgrind"; exit 1; }
+	$(BIN)/cmake -S . -B build/valgrind -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  "-DCMAKE_CROSSCOMPILING_EMULATOR=valgrind;--error-exitcode=9;--leak-check=full" >/dev/null
+	$(BIN)/cmake --build build/valgrind
+	set -o pipefail; cd build/valgrind && $(abspath $(BIN))/ctest --verbose | grep -E "ERROR SUMMARY|==.* at 0x|==.* by 0x|[Pp]assed|Failed"
 
 wheels: $(VENV)/.deps ## abi3 wheels for x86_64 and aarch64 into dist/, audited
 	$(BIN)/python deploy/wheels.py
