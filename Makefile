@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-ray test-updates unit valgrind wheels
+.PHONY: bench-arm board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-deb test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,14 @@ test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors
 board-profiles: $(VENV)/.deps ## Measure this machine's layers and rewrite the profiles of boards that `distill` knows; on an idle machine
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python deploy/board_estimates.py $(ARGS)
+
+test-deb: $(VENV)/.deps ## The packages of both architectures in clean roots, and lintian; arm64 under qemu-user, root only
+	@test -e $(VENV)/.develop || $(MAKE) install
+	DISTILLNET_DEB_ARCHS=amd64,arm64 $(BIN)/pytest -rs tests/deploy/test_deb.py
+
+test-systemd: $(VENV)/.deps ## The unit under a real systemd in a container: watchdog, reload, sandbox, reboot, purge; root only
+	@test -e $(VENV)/.develop || $(MAKE) install
+	DISTILLNET_SYSTEMD=1 $(BIN)/pytest -rs tests/deploy/test_systemd.py
 
 docs: $(VENV)/.deps ## Regenerate docs/cli.md and the MQTT schemas
 	@test -e $(VENV)/.develop || $(MAKE) install

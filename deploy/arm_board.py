@@ -17,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 import arm_root
+import debian_archive
 import wheelhouse
 import wheels
 
@@ -39,7 +40,7 @@ def install() -> Path:
     """Build the root and the wheel where they are missing or old, unpack the wheel; returns its folder.
 
     Raises:
-        arm_root.RootError, wheels.WheelError: what cannot be built here.
+        debian_archive.ArchiveError, wheels.WheelError: what cannot be built here.
 
     """
     wheel = wheels.build("aarch64")
@@ -81,7 +82,7 @@ def main() -> int:
     try:
         if not given.keep or not APP.exists():
             install()
-    except (arm_root.RootError, wheels.WheelError) as exc:
+    except (debian_archive.ArchiveError, wheels.WheelError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 2
     arguments = given.arguments[1:] if given.arguments[:1] == ["--"] else given.arguments

@@ -1,6 +1,6 @@
 """Build the device's .deb packages: `distillnet` (ours, small) and `distillnet-libs` (its libraries, rarely changing).
 
-    python deploy/debs.py [amd64] [arm64] [--python 3.11] [--out dist] [--revision +1] [--uncompressed]
+    python deploy/debs.py [amd64] [arm64] [--python 3.11] [--out dist] [--revision +1] [--quick]
 
 Needs dpkg-deb and, for arm64, the cross compiler; no root, no debhelper. Everything is bundled, so the packages install
 and run offline: `apt install ./distillnet*.deb`. The same tree gives the same bytes: times come from SOURCE_DATE_EPOCH,
@@ -25,8 +25,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import arm_root
 import deb_content as content
+import debian_archive
 import wheelhouse
 import wheels
 
@@ -35,6 +35,8 @@ APP = "usr/lib/distillnet/app"
 LIBS = "usr/lib/distillnet/libs"
 SYSTEMD = wheelhouse.ROOT / "deploy/systemd"
 CONFFILE = "etc/distillnet/device.toml"
+MACHINES = {debian: machine for machine, debian in content.DEBIAN_ARCH.items()}
+QUICK = ("-Zgzip", "-z1")
 
 
 class Options(NamedTuple):
@@ -51,28 +53,48 @@ def build(arch: str, options: Options) -> list[Path]:
 
     Raises:
         wheels.WheelError: a wheel breaks its promise, or a library is needed that Debian's dependencies do not name.
+        debian_archive.ArchiveError: Debian's packages cannot be fetched here.
         subprocess.CalledProcessError: a tool failed; it has said why.
 
     """
-    house = wheelhouse.fetch(arch, options.python)
-    pins = hashlib.sha256("\n".join(sorted(wheel.name for wheel in house.glob("*.whl"))).encode()).hexdigest()[:12]
-    options.out.mkdir(parents=True, exist_ok=True)
+    return [build_device(arch, options), build_libraries(arch, options)]
+
+
+def build_device(arch: str, options: Options) -> Path:
+    """Build `distillnet` alone; see `build`."""
     with tempfile.TemporaryDirectory() as folder:
-        own, libs = Path(folder, "own"), Path(folder, "libs")
-        _stage_device(own, wheels.build(arch))
-        _stage_libraries(libs, house)
-        needs = [f"python3 (>= {options.python}~)", f"python3 (<< {_next_minor(options.python)})"]
-        return [
-            _pack(own, content.DEVICE, arch, options, {
-                "Depends": ", ".join([*needs, *_system_packages(own), f"distillnet-libs-{pins}"]),
-                "Recommends": "adduser, systemd",
-                "Suggests": "mosquitto, libportaudio2",
-            }),
-            _pack(libs, content.LIBRARIES, arch, options, {
-                "Depends": ", ".join([*needs, *_system_packages(libs)]),
-                "Provides": f"distillnet-libs-{pins}",
-            }),
-        ]  # fmt: skip
+        root = Path(folder, "own")
+        _stage_device(root, wheels.build(arch))
+        relations = {
+            "Depends": ", ".join([*_pythons(options), *_system_packages(root), _bundle(arch, options)]),
+            "Recommends": "adduser, systemd",
+            "Suggests": "mosquitto, libportaudio2",
+        }
+        return _pack(root, content.DEVICE, arch, options, relations)
+
+
+def build_libraries(arch: str, options: Options) -> Path:
+    """Build `distillnet-libs` alone; see `build`."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "libs")
+        _stage_libraries(root, wheelhouse.fetch(arch, options.python))
+        _strip(root / LIBS, arch)
+        _use_debians_lapack(root / LIBS / "opencv_python_headless.libs", content.DEBIAN_ARCH[arch])
+        relations = {
+            "Depends": ", ".join([*_pythons(options), *_system_packages(root)]),
+            "Provides": _bundle(arch, options),
+        }
+        return _pack(root, content.LIBRARIES, arch, options, relations)
+
+
+def _pythons(options: Options) -> list[str]:
+    return [f"python3 (>= {options.python}~)", f"python3 (<< {_next_minor(options.python)})"]
+
+
+def _bundle(arch: str, options: Options) -> str:
+    """The name that stands for exactly these bundled versions."""
+    names = sorted(wheel.name for wheel in wheelhouse.fetch(arch, options.python).glob("*.whl"))
+    return f"distillnet-libs-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:12]}"
 
 
 def _stage_device(root: Path, wheel: Path) -> None:
@@ -109,7 +131,30 @@ def _stage_libraries(root: Path, house: Path) -> None:
             archive.extractall(root / LIBS, [name for name in members if not _is_left_out(name)])
 
 
+def _use_debians_lapack(folder: Path, arch: str) -> None:
+    packages = wheelhouse.BUILD / f"lapack-{arch}"
+    found = {path.name.split("_")[0]: path for path in debian_archive.fetch(arch, [*content.LAPACK], packages)}
+    with tempfile.TemporaryDirectory() as unpacked:
+        for name in content.LAPACK:
+            debian_archive.unpack(found[name], Path(unpacked))
+        (lapack,) = Path(unpacked).rglob("liblapack.so.3")
+        (blas,) = Path(unpacked).rglob("libblas.so.3")
+        (openblas,) = folder.glob("libopenblas*")
+        (fortran,) = folder.glob("libgfortran*")
+        shutil.copy(lapack, openblas)
+        shutil.copy(blas, folder)
+        fortran.rename(folder / "libgfortran.so.5")
+
+
+def _strip(root: Path, arch: str) -> None:
+    tool = "strip" if arch == os.uname().machine else f"{arch}-linux-gnu-strip"
+    objects = [path for pattern in content.STRIPPED for path in sorted(root.glob(pattern))]
+    subprocess.run([tool, "--strip-unneeded", *objects], check=True)
+
+
 def _is_left_out(name: str) -> bool:
+    if name.startswith("pygments/lexers/"):
+        return name.rpartition("/")[2] not in content.LEXERS
     return any(fnmatch.fnmatch(name, pattern) for pattern in content.LEFT_OUT)
 
 
@@ -137,6 +182,7 @@ def _pack(root: Path, package: content.Package, arch: str, options: Options, rel
     project = tomllib.loads((wheelhouse.ROOT / "pyproject.toml").read_text())["project"]
     version = project["version"] + options.revision
     epoch = _epoch()
+    options.out.mkdir(parents=True, exist_ok=True)
     doc = root / "usr/share/doc" / package.name
     doc.mkdir(parents=True, exist_ok=True)
     shutil.copy(HERE / "copyright", doc / "copyright")
@@ -207,19 +253,18 @@ def main() -> int:
     parser.add_argument("--python", default=wheelhouse.PYTHON, help="the release's Python: 3.11 is Debian 12's")
     parser.add_argument("--out", type=Path, default=wheels.DIST)
     parser.add_argument("--revision", default="", help="appended to the version, for a rebuild: +1")
-    parser.add_argument("--uncompressed", action="store_true", help="for trying them out: quick to build, big")
+    parser.add_argument("--quick", action="store_true", help="little compression, for trying them out")
     arguments = parser.parse_args()
-    compression = ("-Znone",) if arguments.uncompressed else Options().compression
+    compression = QUICK if arguments.quick else Options().compression
     options = Options(arguments.python, arguments.out, arguments.revision, compression)
-    machines = {debian: machine for machine, debian in content.DEBIAN_ARCH.items()}
     try:
-        for arch in arguments.arch or machines:
-            for package in build(machines[arch], options):
+        for arch in arguments.arch or MACHINES:
+            for package in build(MACHINES[arch], options):
                 facts = {"package": package.name, "bytes": package.stat().st_size, "installed_kb": _installed(package)}
                 sys.stdout.write(json.dumps(facts) + "\n")
     except KeyError as exc:
         parser.error(f"unknown architecture {exc}: amd64 or arm64")
-    except (wheels.WheelError, arm_root.RootError) as exc:
+    except (wheels.WheelError, debian_archive.ArchiveError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 2
     return 0

