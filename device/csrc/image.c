@@ -39,14 +39,44 @@ typedef struct {
     span *x;             /* [out_width] */
     uint16_t *sum;       /* [values] */
     uint32_t *column;    /* [values] */
+    uint8_t *bgr[2];     /* [values] each: the last even and the last odd row of YUV */
+    int32_t held[2];     /* which these are */
 } work;
 
-static const uint8_t *row_of(const work *w, int32_t y) {
-    return w->image->frame + (size_t)(w->image->top + y) * w->image->stride + 3 * (size_t)w->image->left;
+static uint8_t clamped(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
+
+/* BT.601's matrix in 1/2^20, for Y of 16 to 235 and U, V of 16 to 240. */
+static void to_bgr(int32_t y, int32_t u, int32_t v, uint8_t *bgr) {
+    int32_t grey = (y < 16 ? 0 : y - 16) * 1220542 + (1 << 19);
+    u -= 128;
+    v -= 128;
+    bgr[0] = clamped((grey + 2116026 * u) >> 20);
+    bgr[1] = clamped((grey - 409993 * u - 852492 * v) >> 20);
+    bgr[2] = clamped((grey + 1673527 * v) >> 20);
+}
+
+/* The crop's part of one row of YUV, to [in_w][3]. */
+static void convert_row(const dn_image *i, int32_t y, uint8_t *bgr) {
+    const uint8_t *row = i->frame + (size_t)y * i->stride;
+    const uint8_t *colours = i->frame + (size_t)(i->height + y / 2) * i->stride; /* of NV12 */
+    for (size_t x = (size_t)i->left; x < (size_t)i->right; x++, bgr += 3) {
+        size_t pair = x / 2;
+        if (i->layout == DN_YUYV_FRAME) to_bgr(row[2 * x], row[4 * pair + 1], row[4 * pair + 3], bgr);
+        else to_bgr(row[x], colours[2 * pair], colours[2 * pair + 1], bgr);
+    }
+}
+
+static const uint8_t *row_of(work *w, int32_t y) {
+    const dn_image *image = w->image;
+    if (image->layout == DN_BGR_FRAME)
+        return image->frame + (size_t)(image->top + y) * image->stride + 3 * (size_t)image->left;
+    if (w->held[y & 1] != y) convert_row(image, image->top + y, w->bgr[y & 1]);
+    w->held[y & 1] = y;
+    return w->bgr[y & 1];
 }
 
 /* column = the weighted sum of one output row's source rows */
-static void sum_rows(const work *w, span y) {
+static void sum_rows(work *w, span y) {
     memset(w->column, 0, w->values * sizeof *w->column);
     w->rows->add_weighted(row_of(w, y.first), y.first_weight, w->values, w->column);
     for (int32_t from = y.first + 1; from < y.last; from += ROWS_IN_16_BITS) {
@@ -94,8 +124,12 @@ static const dn_image_rows *pick_rows(void) {
 }
 
 static bool fits(const dn_image *i, dn_error *error) {
+    static const size_t pixel_bytes[] = {[DN_BGR_FRAME] = 3, [DN_YUYV_FRAME] = 2, [DN_NV12_FRAME] = 1};
+    if ((i->layout != DN_BGR_FRAME && i->width % 2 != 0) || (i->layout == DN_NV12_FRAME && i->height % 2 != 0))
+        return dn_fail(error, DN_BAD_CALL, "a YUV frame of %d×%d: pixels share colours, so sides are even", i->width,
+                       i->height);
     if (i->left < 0 || i->top < 0 || i->right > i->width || i->bottom > i->height || i->left >= i->right ||
-        i->top >= i->bottom || i->out_width < 1 || i->out_height < 1 || i->stride < 3 * (size_t)i->width)
+        i->top >= i->bottom || i->out_width < 1 || i->out_height < 1 || i->stride < pixel_bytes[i->layout] * (size_t)i->width)
         return dn_fail(error, DN_BAD_CALL, "crop %d..%d, %d..%d of a frame of %d×%d to %d×%d", i->left, i->right, i->top,
                        i->bottom, i->width, i->height, i->out_width, i->out_height);
     int64_t area = (int64_t)(i->right - i->left) * (i->bottom - i->top), out = (int64_t)i->out_width * i->out_height;
@@ -115,7 +149,8 @@ dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error
     w.denominator = (uint32_t)(image->area ? w.in_w * w.in_h : 4 * (size_t)image->out_width * (size_t)image->out_height);
     w.reciprocal = ((1ULL << 55) + w.denominator - 1) / w.denominator;
     size_t spans = (size_t)image->out_width * sizeof *w.x, columns = w.values * sizeof *w.column;
-    uint8_t *memory = malloc(spans + columns + w.values * sizeof *w.sum);
+    size_t sums = w.values * sizeof *w.sum, converted = image->layout == DN_BGR_FRAME ? 0 : w.values;
+    uint8_t *memory = malloc(spans + columns + sums + 2 * converted);
     if (memory == NULL) {
         dn_fail(error, DN_NO_MEMORY, "no memory for rows of %zu values", w.values);
         return error->status;
@@ -123,6 +158,10 @@ dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error
     w.x = (span *)(void *)memory;
     w.column = (uint32_t *)(void *)(memory + spans);
     w.sum = (uint16_t *)(void *)(memory + spans + columns);
+    for (size_t i = 0; i < 2; i++) {
+        w.bgr[i] = memory + spans + columns + sums + i * converted;
+        w.held[i] = -1;
+    }
     span (*span_of)(int64_t, int64_t, int64_t) = image->area ? overlap : distance;
     for (int32_t i = 0; i < image->out_width; i++) w.x[i] = span_of(i, (int64_t)w.in_w, image->out_width);
     size_t row = (size_t)image->out_width * (image->colour == DN_GREY ? 1 : 3);

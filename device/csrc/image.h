@@ -14,9 +14,17 @@
 
 typedef enum { DN_BGR, DN_RGB, DN_GREY } dn_colour;
 
+/* What cameras give. YUV is BT.601 with limited range, as OpenCV reads it; each 2 (NV12: 2×2) pixels share a colour. */
+typedef enum {
+    DN_BGR_FRAME,  /* (height, width, 3) */
+    DN_YUYV_FRAME, /* (height, width, 2), of an even width */
+    DN_NV12_FRAME, /* (height, width) of Y, then (height / 2, width / 2, 2) of U and V; both even */
+} dn_layout;
+
 typedef struct {
-    const uint8_t *frame; /* (height, width, 3), BGR */
-    size_t stride;        /* bytes from row to row */
+    const uint8_t *frame;
+    dn_layout layout;
+    size_t stride; /* bytes from row to row */
     int32_t width, height;
     int32_t left, top, right, bottom; /* the crop, right and bottom exclusive */
     int32_t out_width, out_height;
@@ -25,7 +33,7 @@ typedef struct {
     const int8_t *table; /* [256]: pixel value to tensor value */
 } dn_image;
 
-/* tensor: int8 (out_height, out_width, 3 | 1). DN_BAD_CALL: a crop outside the frame, or none; DN_TOO_LARGE: a crop, or for
+/* tensor: int8 (out_height, out_width, 3 | 1). DN_BAD_CALL: a crop outside the frame, or none, or an odd frame of YUV; DN_TOO_LARGE: a crop, or for
  * distances a tensor, of more than 2^23 (2^21) pixels; DN_NO_MEMORY. */
 dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error);
 

@@ -174,22 +174,24 @@ static PyObject *kernel_names(PyObject *self, PyObject *unused) {
 static PyObject *image_tensor(PyObject *module, PyObject *args) {
     Py_buffer frame, table, tensor;
     dn_image image;
-    int colour;
-    if (!PyArg_ParseTuple(args, "y*(ii)(iiii)(ii)piy*w*", &frame, &image.height, &image.width, &image.left, &image.top,
-                          &image.right, &image.bottom, &image.out_height, &image.out_width, &image.area, &colour, &table,
-                          &tensor))
+    int colour, layout;
+    if (!PyArg_ParseTuple(args, "y*i(ii)(iiii)(ii)piy*w*", &frame, &layout, &image.height, &image.width, &image.left,
+                          &image.top, &image.right, &image.bottom, &image.out_height, &image.out_width, &image.area, &colour,
+                          &table, &tensor))
         return NULL;
     PyObject *result = NULL;
     size_t bytes = (size_t)image.out_height * (size_t)image.out_width * (colour == DN_GREY ? 1 : 3);
+    size_t pixel_halves = layout == DN_BGR_FRAME ? 6 : layout == DN_YUYV_FRAME ? 4 : 3; /* bytes, doubled: NV12 has 1.5 */
     dn_error error;
     if (image.height < 1 || image.width < 1 || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
-        colour > DN_GREY || (size_t)frame.len != 3 * (size_t)image.height * (size_t)image.width || table.len != 256 ||
-        (size_t)tensor.len != bytes) {
+        colour > DN_GREY || layout < DN_BGR_FRAME || layout > DN_NV12_FRAME || table.len != 256 ||
+        (size_t)frame.len != (size_t)image.height * (size_t)image.width * pixel_halves / 2 || (size_t)tensor.len != bytes) {
         PyErr_SetString(PyExc_ValueError, "sizes of frame, table or tensor do not fit each other");
         goto finally;
     }
     image.frame = frame.buf;
-    image.stride = 3 * (size_t)image.width;
+    image.layout = (dn_layout)layout;
+    image.stride = (size_t)image.width * (layout == DN_NV12_FRAME ? 1 : pixel_halves / 2);
     image.colour = (dn_colour)colour;
     image.table = table.buf;
     Py_BEGIN_ALLOW_THREADS

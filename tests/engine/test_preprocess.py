@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillnet.engine import ModelError
-from distillnet.engine.preprocess import image_tensor, reference_tensor
+from distillnet.engine.preprocess import crop, image_tensor, reference_tensor
 from distillnet.proto.card import ImageInput
 
 IDENTITY = {"mean": 128.0, "scale": 1.0}  # with scale 1, zero point 0: tensor = pixel - 128
@@ -55,13 +55,46 @@ def test_grey_is_within_one_step_of_opencv() -> None:
     assert np.abs(ours - cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)).max() <= 1
 
 
+LAYOUTS = {"YUYV": cv2.COLOR_YUV2BGR_YUY2, "NV12": cv2.COLOR_YUV2BGR_NV12}
+
+
+def _yuv(layout: str, seed: int, height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 2) if layout == "YUYV" else (height // 2 * 3, width), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("colour", ["bgr", "rgb", "grey"])
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
+@pytest.mark.parametrize(("size", "zone"), [((90, 122), None), ((30, 22), (0.3, 0.07, 0.93, 0.8)), ((2, 2), None)])
+def test_camera_layouts_are_the_definition_and_within_one_step_of_opencv(layout, colour, resize, size, zone) -> None:
+    frame = _yuv(layout, 3, *size)
+    spec = ImageInput(height=16, width=24, colour=colour, resize=resize, **IDENTITY)
+    got = image_tensor(frame, spec, 1.0, 0, zone)
+    np.testing.assert_array_equal(got, reference_tensor(frame, spec, 1.0, 0, zone))
+    pixels = crop(cv2.cvtColor(frame, LAYOUTS[layout]), zone)
+    shrinking = resize == "area" and pixels.shape[0] >= 16 and pixels.shape[1] >= 24
+    theirs = cv2.resize(pixels, (24, 16), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    if colour != "bgr":
+        theirs = cv2.cvtColor(theirs, cv2.COLOR_BGR2RGB if colour == "rgb" else cv2.COLOR_BGR2GRAY)
+    assert np.abs(got[0].astype(int) + 128 - theirs.reshape(got.shape[1:])).max() <= 1
+
+
 def test_views_and_white_frames() -> None:
     frame = np.full((400, 600, 3), 255, np.uint8)
     spec = ImageInput(height=7, width=13, **IDENTITY)
     assert (image_tensor(frame[::2, 5:500:3], spec, 1.0, 0) == 127).all()
 
 
-@pytest.mark.parametrize("frame", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 5, 2), np.uint8),
+        np.zeros((3, 5), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+    ],
+)
 def test_other_arrays_are_refused(frame) -> None:
     with pytest.raises(ModelError, match=r"must be uint8 \(H, W, 3\)"):
         image_tensor(frame, ImageInput(height=2, width=2), 1.0, 0)

@@ -15,6 +15,7 @@ class Model:
 
 def image_tensor(
     frame: NDArray[Any],
+    layout: int,
     frame_size: tuple[int, int],
     box: tuple[int, int, int, int],
     tensor_size: tuple[int, int],

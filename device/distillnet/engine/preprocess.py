@@ -3,6 +3,9 @@
 `image_tensor` does it in C, in one pass over the frame (device/csrc/image.c); `reference_tensor` is the definition, in
 NumPy. Both are in whole numbers, so every machine gives the same bits, within one step of OpenCV's INTER_AREA and
 INTER_LINEAR. Called by `Student`.
+
+A frame says by its shape, as in OpenCV, what it is: uint8 (H, W, 3) BGR; (H, W, 2) YUYV, W even; (3 H / 2, W) NV12, H
+and W even: H rows of Y, then H / 2 of U and V in turns. YUV is BT.601 with limited range.
 """
 
 from functools import lru_cache
@@ -17,6 +20,10 @@ from distillnet.proto.card import ImageInput
 Frame = NDArray[np.uint8]
 
 _COLOURS = {"bgr": 0, "rgb": 1, "grey": 2}  # dn_colour
+_BGR, _YUYV, _NV12 = range(3)  # dn_layout
+_YUV = np.array(
+    [[1220542, 2116026, 0], [1220542, -409993, -852492], [1220542, 0, 1673527]], np.int64
+)  # B, G, R in 1/2^20
 _GREY = np.array([3735, 19235, 9798], np.int64)  # BT.601 luma of B, G, R in 1/32768, as OpenCV's
 
 
@@ -26,7 +33,7 @@ def image_tensor(
     """Turn a frame into a student's input.
 
     Args:
-        frame: uint8 (H, W, 3), BGR, 0–255.
+        frame: uint8, BGR, YUYV or NV12, see above.
         spec: what the student wants.
         scale: of the input's quantisation, real = (q - zero_point) * scale.
         zero_point: of the input's quantisation.
@@ -39,9 +46,7 @@ def image_tensor(
         ModelError: not such a frame, a zone outside it, or more than 2^23 pixels.
 
     """
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise ModelError(f"a frame must be uint8 (H, W, 3); got {frame.dtype} {frame.shape}")
-    height, width = frame.shape[:2]
+    layout, height, width = _layout(frame)
     box = zone_box(width, height, zone)
     tensor = np.empty((1, spec.height, spec.width, 1 if spec.colour == "grey" else 3), np.int8)
     area = _uses_area(spec, box)
@@ -49,7 +54,7 @@ def image_tensor(
     pixels = np.ascontiguousarray(frame)
     try:
         _engine.image_tensor(
-            pixels, (height, width), box, (spec.height, spec.width), area, _COLOURS[spec.colour], table, tensor
+            pixels, layout, (height, width), box, (spec.height, spec.width), area, _COLOURS[spec.colour], table, tensor
         )
     except _engine.LoadError as exc:
         raise ModelError(str(exc)) from None
@@ -60,6 +65,7 @@ def reference_tensor(
     frame: Frame, spec: ImageInput, scale: float, zero_point: int, zone: Zone | None = None
 ) -> NDArray[np.int8]:
     """Do what `image_tensor` does, by its definition; slow."""
+    frame = to_bgr(frame)
     box = zone_box(frame.shape[1], frame.shape[0], zone)
     weights, denominator = (
         (_overlaps, (box[2] - box[0]) * (box[3] - box[1]))
@@ -76,6 +82,40 @@ def reference_tensor(
         pixels = ((pixels @ _GREY + (1 << 14)) >> 15)[..., np.newaxis]
     tensor: NDArray[np.int8] = _quantisation_table(spec.mean, spec.scale, scale, zero_point)[pixels][np.newaxis]
     return tensor
+
+
+def to_bgr(frame: Frame) -> Frame:
+    """Turn a frame of any layout into uint8 (H, W, 3), BGR.
+
+    Raises:
+        ModelError: not such a frame.
+
+    """
+    layout, height, width = _layout(frame)
+    if layout == _BGR:
+        return frame
+    if layout == _YUYV:
+        y, colours = frame[..., 0], frame.reshape(height, width // 2, 4)[..., 1::2]
+    else:
+        y, colours = frame[:height], frame[height:].reshape(height // 2, width // 2, 2).repeat(2, axis=0)
+    yuv = np.dstack([np.maximum(y, 16) - 16, colours.repeat(2, axis=1).astype(np.int64) - 128])
+    bgr: Frame = np.clip((yuv @ _YUV.T + (1 << 19)) >> 20, 0, 255).astype(np.uint8)
+    return bgr
+
+
+def _layout(frame: Frame) -> tuple[int, int, int]:
+    """Return dn_layout, height and width of a frame."""
+    if frame.dtype == np.uint8:
+        if frame.ndim == 3 and frame.shape[2] == 3:
+            return _BGR, frame.shape[0], frame.shape[1]
+        if frame.ndim == 3 and frame.shape[2] == 2 and frame.shape[1] % 2 == 0:
+            return _YUYV, frame.shape[0], frame.shape[1]
+        if frame.ndim == 2 and frame.shape[0] % 3 == 0 and frame.shape[1] % 2 == 0:
+            return _NV12, frame.shape[0] // 3 * 2, frame.shape[1]
+    raise ModelError(
+        "a frame must be uint8 (H, W, 3) BGR, (H, even W, 2) YUYV or (3 H / 2, W) NV12 of even sides; "
+        f"got {frame.dtype} {frame.shape}"
+    )
 
 
 def zone_box(width: int, height: int, zone: Zone | None) -> tuple[int, int, int, int]:
