@@ -122,27 +122,13 @@ static size_t complete(dn_frontend *ears, float *rows, bool all) {
     return written;
 }
 
-/* Not finite: 0; louder than 1024: that. On the bits, because compilers vectorise comparisons of integers alone. */
-static void clean(const float *samples, size_t count, float *out) {
-    const int32_t infinite = 0x7f800000, loudest = 0x44800000; /* 1024.0f */
-    for (size_t i = 0; i < count; i++) {
-        int32_t bits, magnitude;
-        memcpy(&bits, samples + i, sizeof bits);
-        magnitude = bits & INT32_MAX;
-        int32_t bounded = magnitude < loudest ? magnitude : loudest;
-        bounded = magnitude < infinite ? bounded : 0;
-        bounded |= bits & INT32_MIN;
-        memcpy(out + i, &bounded, sizeof bounded);
-    }
-}
-
 size_t dn_frontend_push(dn_frontend *ears, const float *samples, size_t count, float *rows, size_t capacity) {
     if (capacity < dn_frontend_capacity(ears, count))
         return SIZE_MAX;
     size_t written = 0;
     while (count > 0) {
         size_t taken = count < DN_RESAMPLE_CHUNK ? count : DN_RESAMPLE_CHUNK;
-        clean(samples, taken, ears->clean);
+        ears->kernels->clean(samples, taken, ears->clean);
         size_t resampled = dn_resampler_push(&ears->resampler, ears->clean, taken, ears->resampled);
         samples += taken;
         count -= taken;

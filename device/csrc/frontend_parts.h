@@ -35,6 +35,8 @@ void dn_rows_plan_free(dn_rows_plan *plan);
 
 /* What is compiled once per instruction set: frontend_rows.c. Without contraction to FMA all builds give the same bits. */
 typedef struct {
+    /* Samples made finite and within ±1024; out: (count). */
+    void (*clean)(const float *samples, size_t count, float *out);
     /* Analyse `count` (1–DN_LANES) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands). */
     void (*rows)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
     /* The sum of a[i] * b[i]; count: a multiple of DN_DOT. */

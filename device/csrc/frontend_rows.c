@@ -168,6 +168,20 @@ static void rows_of(const dn_rows_plan *plan, const float *samples, uint32_t cou
             rows[(size_t)l * plan->mel_bands + band] = logs[band * DN_LANES + l];
 }
 
+/* Not finite: 0; louder than 1024: that. On the bits, because compilers vectorise comparisons of integers alone. */
+static void clean(const float *samples, size_t count, float *out) {
+    const int32_t infinite = 0x7f800000, loudest = 0x44800000; /* 1024.0f */
+    for (size_t i = 0; i < count; i++) {
+        int32_t bits, magnitude;
+        memcpy(&bits, samples + i, sizeof bits);
+        magnitude = bits & INT32_MAX;
+        int32_t bounded = magnitude < loudest ? magnitude : loudest;
+        bounded = magnitude < infinite ? bounded : 0;
+        bounded |= bits & INT32_MIN;
+        memcpy(out + i, &bounded, sizeof bounded);
+    }
+}
+
 static float dot(const float *a, const float *b, size_t count) {
     float sums[DN_DOT];
     vec part[DN_DOT / DN_LANES] = {{0}};
@@ -213,4 +227,4 @@ static void decimate(const float *filter, uint32_t taps, uint32_t down, const fl
     }
 }
 
-const dn_frontend_kernels NAME(dn_frontend, DN_ISA) = {rows_of, dot, decimate};
+const dn_frontend_kernels NAME(dn_frontend, DN_ISA) = {clean, rows_of, dot, decimate};
