@@ -65,6 +65,26 @@ def test_real_video_becomes_a_student_that_passes_its_own_test(tmp_path):
     assert scores.sum() == pytest.approx(1, abs=1e-4)
 
 
+def test_a_black_box_teaches_a_cut_network_under_a_budget_of_latency(tmp_path):
+    data = Path(os.environ.get("DISTILLNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    teacher = data / "models" / "mobilenet_v2_1.0_224_int8.tflite"
+    if not teacher.is_file():
+        pytest.skip(f"{teacher} is not there: would have shown a black-box teacher")
+    text = APPLICATION.replace("steps = 30", "steps = 6\nresolution = 64").replace(
+        '"bow tie", "Windsor tie", "suit"', '"458"'
+    )
+    budget = "[budget]\nlatency_ms = 0.2\n"
+    (tmp_path / "box.app.toml").write_text(f'{text}[teacher]\nsource = "file:{teacher}"\n{budget}')
+    done = distill(str(tmp_path / "box.app.toml"), "--out", str(tmp_path / "out"), "--json", home=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["candidates"][0]["chosen"]
+    assert facts["candidates"][0]["latency_ms"] <= 0.202
+    assert facts["relevance"]
+    assert any("black box" in note for note in facts["notes"])
+    assert Student.load((tmp_path / "out" / "student.tflite").read_bytes(), engine="native").self_test() > 0
+
+
 def test_an_unknown_class_stops_before_any_work_with_a_suggestion(tmp_path):
     (tmp_path / "short.app.toml").write_text(APPLICATION.replace("bow tie", "bow ty"))
     done = distill(str(tmp_path / "short.app.toml"), "--out", str(tmp_path / "out"), home=tmp_path / "cache")

@@ -28,6 +28,7 @@ Forward = Callable[[Pixels], tuple[Floats, Floats | None]]
 NATIVE_RESOLUTION = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 LITE_MEAN, LITE_SCALE = 127.0, 128.0
 IMAGENET_MEAN, IMAGENET_SCALE = 255 * 0.449, 255 * 0.226  # the mean of torchvision's three channels
+MOST_OF_PROBABILITIES = 1.05  # with rounding
 _BATCH = 32
 
 
@@ -290,8 +291,11 @@ def _onnx(path: Path) -> tuple[Callable[[Pixels], Floats], tuple[int, int], floa
 
 
 def _as_logits(values: Floats) -> Floats:
-    """Undo a softmax at the end of a black box: probabilities become log-probabilities."""
-    if values.min() >= 0 and abs(float(values.sum()) - 1) < 0.05:
+    """Undo a softmax at the end of a black box: probabilities become log-probabilities.
+
+    Quantised ones add up to less than 1: the many small ones are rounded to 0.
+    """
+    if values.min() >= 0 and values.sum() < MOST_OF_PROBABILITIES:
         return np.log(np.maximum(values, 1e-6)).astype(np.float32)
     return values
 
