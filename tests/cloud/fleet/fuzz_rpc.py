@@ -3,8 +3,9 @@
     python tests/cloud/fleet/fuzz_rpc.py [--seconds 300] [--seed 1] [--json]
 
 Callers are an admin, a board, and nobody (the enrolment port). Afterwards the service must still be the same process,
-answer an honest caller, have logged no failure of its own, and hold as many tasks, threads and descriptors as before;
-its memory must not have gone on growing. `make test-updates ARGS="--only rpc"` runs it.
+answer an honest caller, have logged no failure of its own, and hold as many tasks, threads and descriptors and as much
+heap as before. Resident memory is shown and not judged: it is what the allocator keeps.
+`make test-updates ARGS="--only rpc"` runs it.
 """
 
 import argparse
@@ -40,7 +41,12 @@ MODULES = (admin_pb2, artifacts_pb2, enrollment_pb2, fleet_pb2)
 OTHERS = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/distillnet.v1.Fleet/Nothing", "/x/y", "/")
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 THREADS = 6
-MEMORY_SLACK_MB = 12.0
+RESETS = 200
+HEAP_SLACK_MB = 6.0
+GRPC_LOSS_MB = 200e-6
+"""grpcio 1.85 itself loses 100–180 bytes of heap for each call that is reset before its status is sent: measured on an
+empty `grpc.aio` server. That much for each is not held against the service."""
+BLOCKS_SHARE = 0.03
 POOL_SLACK = 4
 """gRPC's and asyncio's thread pools grow to a limit as they are first needed."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -382,9 +388,9 @@ class Fuzzer:
 
     def rapid_reset(self) -> str:
         """Open streams and reset them at once, many times."""
-        data = b"".join(
-            self._request(number, end=True) + _frame(3, 0, number, struct.pack(">I", 8)) for number in range(1, 400, 2)
-        )
+        reset = struct.pack(">I", 8)
+        streams = range(1, 2 * RESETS, 2)
+        data = b"".join(self._request(number, end=True) + _frame(3, 0, number, reset) for number in streams)
         return self._sent(_PREFACE + _frame(4, 0, 0) + data)
 
     def lying_prefix(self) -> str:
@@ -576,8 +582,11 @@ def campaign(seconds: float, seed: int = 1, *, threads: int = THREADS, rounds: i
             for what, slack in (("tasks", 0), ("descriptors", 0), ("threads", POOL_SLACK)):
                 if after[what] > before[what] + slack:
                     wrong.append(f"{what}: {before[what]} before, {after[what]} after")
-            if after["rss_mb"] - states[0]["rss_mb"] > MEMORY_SLACK_MB:
-                wrong.append(f"memory: {[state['rss_mb'] for state in states]} MB")
+            allowed_mb = HEAP_SLACK_MB + GRPC_LOSS_MB * RESETS * done["rapid_reset"]
+            if after["heap_mb"] - before["heap_mb"] > allowed_mb:
+                wrong.append(f"heap: {[state['heap_mb'] for state in states]} MB, {allowed_mb:.1f} MB more allowed")
+            if after["blocks"] > before["blocks"] * (1 + BLOCKS_SHARE):
+                wrong.append(f"Python's own blocks: {[state['blocks'] for state in states]}")
             wrong += sorted(set(service.failures()))[:10]
             internal = {key: count for key, count in outcomes.items() if key.endswith(("INTERNAL", "UNKNOWN"))}
             tail = service.log_tail() if wrong else ""

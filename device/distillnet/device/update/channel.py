@@ -10,6 +10,7 @@ import grpc
 
 from distillnet.device.update.errors import TransientError, UpdateError
 from distillnet.device.update.identity import DeviceIdentity
+from distillnet.device.update.keys import channel_credentials
 from distillnet.proto.identity import EnrollmentToken
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -31,11 +32,7 @@ _PEM_HEADER = "-----BEGIN CERTIFICATE-----"
 
 def fleet_channel(identity: DeviceIdentity, address: str = "") -> grpc.Channel:
     """Open a channel to the fleet with the board's certificate; `address` overrides the enrolled one."""
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=identity.ca_pem,
-        private_key=identity.key_pem,
-        certificate_chain=identity.certificate_pem,
-    )
+    credentials = channel_credentials(identity.key_place, identity.key_pem, identity.certificate_pem, identity.ca_pem)
     return grpc.secure_channel(address or identity.fleet_address, credentials, options=_OPTIONS)
 
 

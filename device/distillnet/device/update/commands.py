@@ -36,12 +36,14 @@ def _enroll(
     config: Path | None = typer.Option(None, "--config", help="The device file: its name and state_dir are used."),
     state_dir: Path | None = typer.Option(None, "--state-dir", help="Where the identity goes, without a device file."),
     device: str = typer.Option("", "--device", help="The wanted device id; default: the device file's name."),
+    key: str = typer.Option("file", "--key", help="Where its key is: file, credential:NAME or a pkcs11: URI."),
     json_: bool = typer.Option(False, "--json", help="Print facts as JSON."),
 ) -> None:
     """Make this board a member of a fleet.
 
     The key is made here and never leaves; the token carries the fingerprint of the fleet's CA, so the first call
-    cannot be intercepted.
+    cannot be intercepted. The key is made in the identity file, taken from a systemd credential, or made on a PKCS#11
+    token such as a TPM: pkcs11:token=board;object=distillnet?module-path=/…/libtpm2_pkcs11.so.1&pin-source=tpm-pin
 
     Example: distillnet enroll --server fleet.example.org:7444 --token dn1_… --config device.toml
     """
@@ -55,6 +57,7 @@ def _enroll(
             server,
             text,
             device=device or (settings.device.name if settings else ""),
+            key_place=key,
             capabilities=capabilities.describe(board=board),
         )
         (where / STORE).mkdir(parents=True, exist_ok=True)

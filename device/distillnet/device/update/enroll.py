@@ -1,6 +1,7 @@
 """Enrolment and renewal: a one-time token and a key made here become a certificate."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -19,8 +20,10 @@ from distillnet.device.update.identity import (
     key_pem,
     new_key,
     pending_key,
+    readable_pem,
     save_identity,
 )
+from distillnet.device.update.keys import IN_FILE, check_place, load_key
 from distillnet.proto.identity import EnrollmentToken, Identity, IdentityError
 from distillnet.proto.v1 import enrollment_pb2, enrollment_pb2_grpc
 
@@ -35,11 +38,12 @@ def enroll(
     token_text: str,
     *,
     device: str = "",
+    key_place: str = IN_FILE,
     capabilities: enrollment_pb2.Capabilities | None = None,
     timeout_s: float = 20.0,
     files: Files | None = None,
 ) -> DeviceIdentity:
-    """Enrol this board and keep its identity under `state_dir`.
+    """Enrol this board and keep its identity under `state_dir`; `key_place` is as in `keys.py`.
 
     Raises:
         TransientError: the server does not answer; try again with the same token.
@@ -50,7 +54,8 @@ def enroll(
         token = EnrollmentToken.decode(token_text)
     except IdentityError as exc:
         raise UpdateError(str(exc)) from exc
-    key = pending_key(state_dir, files)
+    check_place(key_place)
+    key = pending_key(state_dir, files) if key_place == IN_FILE else load_key(key_place, make=True)
     request = enrollment_pb2.EnrollRequest(
         token=token_text.strip(),
         csr_pem=certificate_request(key, device),
@@ -69,11 +74,12 @@ def enroll(
     _check_trust(server, answer)
     identity = DeviceIdentity(
         device=answer.device,
-        key_pem=key_pem(key),
+        key_pem=key_pem(key) if key_place == IN_FILE else readable_pem(key_place),
         certificate_pem=answer.certificate_pem,
         ca_pem=answer.ca_pem,
         tuf_root=answer.tuf_root,
         fleet_address=answer.fleet_address,
+        key_place=key_place,
     )
     save_identity(state_dir, identity, files)
     return identity
@@ -87,14 +93,15 @@ def renew(
     timeout_s: float = 20.0,
     files: Files | None = None,
 ) -> DeviceIdentity:
-    """Exchange key and certificate for new ones over the channel the old ones opened.
+    """Exchange the certificate for a new one over the channel the old one opened, and the key where it is in our file.
 
     Raises:
         TransientError: it did not work; the old certificate stays in use.
         UpdateError: the answer is not acceptable.
 
     """
-    key = new_key()
+    kept = identity.key_place != IN_FILE
+    key = load_key(identity.key_place) if kept else new_key()
     request = enrollment_pb2.RenewRequest(csr_pem=certificate_request(key, identity.device))
     try:
         answer = enrollment_pb2_grpc.RenewalStub(channel).Renew(request, timeout=timeout_s)
@@ -103,13 +110,11 @@ def renew(
     if answer is None:
         raise TransientError("the certificate could not be renewed: the answer is not readable")
     check_pair(key, answer.certificate_pem)
-    fresh = DeviceIdentity(
-        device=identity.device,
-        key_pem=key_pem(key),
+    fresh = replace(
+        identity,
+        key_pem=identity.key_pem if kept else key_pem(key),
         certificate_pem=answer.certificate_pem,
         ca_pem=answer.ca_pem or identity.ca_pem,
-        tuf_root=identity.tuf_root,
-        fleet_address=identity.fleet_address,
     )
     save_identity(state_dir, fresh, files)
     log.info("certificate renewed; valid until %s", fresh.valid_until.isoformat())

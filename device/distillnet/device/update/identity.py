@@ -1,6 +1,7 @@
 """Who this board is to the fleet: a key made here that never leaves, and the certificate the cloud gave for it.
 
-All of it is one file, `state_dir/identity/identity.json` (0600), so that enrolment and renewal are one rename each.
+All of it is one file, `state_dir/identity/identity.json` (0600), so that enrolment and renewal are one rename each;
+a key that is elsewhere (`keys.py`) is named in it.
 """
 
 import base64
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from distillnet.device.update import keys
 from distillnet.device.update.errors import UpdateError
 from distillnet.device.update.files import Files
 
@@ -27,7 +29,10 @@ class IdentityFileError(UpdateError):
 
 @dataclass(frozen=True)
 class DeviceIdentity:
-    """What a board needs to speak to its fleet. All PEM, except `tuf_root`: signed root metadata, JSON bytes."""
+    """What a board needs to speak to its fleet. All PEM, except `tuf_root`: signed root metadata, JSON bytes.
+
+    `key_place` says where the key is (`keys.py`); `key_pem` is empty where it cannot be read.
+    """
 
     device: str
     key_pem: bytes
@@ -35,6 +40,7 @@ class DeviceIdentity:
     ca_pem: bytes
     tuf_root: bytes
     fleet_address: str
+    key_place: str = keys.IN_FILE
 
     @property
     def valid_until(self) -> datetime.datetime:
@@ -58,13 +64,15 @@ def load_identity(state_dir: Path) -> DeviceIdentity | None:
     path = state_dir / FILE
     try:
         document = json.loads(path.read_bytes())
+        place = str(document.get("key_place", keys.IN_FILE))
         identity = DeviceIdentity(
             device=str(document["device"]),
-            key_pem=document["key_pem"].encode(),
+            key_pem=document["key_pem"].encode() if place == keys.IN_FILE else readable_pem(place),
             certificate_pem=document["certificate_pem"].encode(),
             ca_pem=document["ca_pem"].encode(),
             tuf_root=base64.b64decode(document["tuf_root"], validate=True),
             fleet_address=str(document["fleet_address"]),
+            key_place=place,
         )
         x509.load_pem_x509_certificate(identity.certificate_pem)
     except FileNotFoundError:
@@ -80,7 +88,8 @@ def save_identity(state_dir: Path, identity: DeviceIdentity, files: Files | None
     path = state_dir / FILE
     document = {
         "device": identity.device,
-        "key_pem": identity.key_pem.decode(),
+        **({"key_pem": identity.key_pem.decode()} if identity.key_place == keys.IN_FILE else {}),
+        "key_place": identity.key_place,
         "certificate_pem": identity.certificate_pem.decode(),
         "ca_pem": identity.ca_pem.decode(),
         "tuf_root": base64.b64encode(identity.tuf_root).decode(),
@@ -106,6 +115,11 @@ def pending_key(state_dir: Path, files: Files | None = None) -> ec.EllipticCurve
     files.make_directory(path.parent, 0o700)
     files.replace(path, key_pem(fresh), 0o600)
     return fresh
+
+
+def readable_pem(place: str) -> bytes:
+    """Return the PEM of a key that is elsewhere; nothing where it cannot be read."""
+    return key_pem(keys.load_key(place)) if place.startswith("credential:") else b""
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

@@ -17,7 +17,7 @@ from distillnet.device.update.backoff import Backoff
 from distillnet.device.update.channel import fleet_channel, reason_of
 from distillnet.device.update.enroll import renew
 from distillnet.device.update.errors import TransientError, UpdateError
-from distillnet.device.update.identity import DeviceIdentity, IdentityFileError, load_identity
+from distillnet.device.update.identity import DeviceIdentity, load_identity
 from distillnet.proto.v1 import fleet_pb2, fleet_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class FleetLink:
         """
         try:
             opened = self._open()
-        except IdentityFileError as exc:
+        except UpdateError as exc:  # damaged, or its key cannot be reached just now
             raise TransientError(str(exc)) from exc
         if not opened:
             raise TransientError("this board is not enrolled: distillnet enroll")

@@ -22,7 +22,6 @@ from board import Board
 from simulated_cloud import SimulatedCloud
 from stream import write_video
 
-from distillnet.device.update.service import STORE
 from distillnet.proto.v1 import fleet_pb2
 
 KINDS = {
@@ -85,8 +84,7 @@ def run(kind: str, directory: Path, timeout_s: float = 90.0) -> dict:
         board.start()
         board.take(1, quiet(1))
         board.stop()
-        device_file = _device_file(board)
-        command = [sys.executable, str(Path(__file__).with_name("fatal_daemon.py")), str(device_file)]
+        command = [sys.executable, str(Path(__file__).with_name("fatal_daemon.py")), str(device_file(board))]
         supervisor = Supervisor(command, directory / "notify", directory / "log")
         supervisor.start()
         try:
@@ -143,10 +141,10 @@ def _tend_until(supervisor: Supervisor, condition, timeout_s: float) -> None:
         supervisor.tend()
 
 
-def _device_file(board: Board) -> Path:
+def device_file(board: Board) -> Path:
+    """Write a device file for a daemon in a process of its own."""
     write_video(board.state_dir / "door.avi", seconds=10)
     path = board.state_dir / "device.toml"
-    assert (board.state_dir / STORE).is_dir()
     path.write_text(
         f'[device]\nname = "{board.name}"\nstate_dir = "{board.state_dir}"\n'
         f'[model]\napplication = "{tiny.APPLICATION}"\n'
