@@ -66,11 +66,15 @@ typedef struct {
 } dn_requant;
 
 /* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
- * Packed: [ceil(n / nr)][ceil(k / kr)][nr][kr] int8, zeros where there is no weight. */
+ * Packed: [ceil(n / nr)][ceil(k / kr)][nr][kr] int8, zeros where there is no weight.
+ * Kernels that take `windows` find a row in several segments of k values, `next_segment` bytes apart: the rows of a
+ * convolution's window. Packed is then [ceil(n / nr)][segments][ceil(k / kr)][nr][kr]. */
 typedef struct {
     const int8_t *packed;
     int32_t n, k;
     dn_requant requant;
+    int32_t segments; /* 0: one */
+    size_t next_segment;
 } dn_gemm;
 
 #define DN_MAX_ROWS 16  /* of a depthwise window that kernels take */
@@ -107,6 +111,19 @@ typedef struct {
     int32_t multiplier_out, shift_out, zero_out, min, max;
 } dn_add;
 
+/* The same in single precision, good for all but the sums near the edge between two results:
+ *     v = nearest(a * by_a + b * by_b + constant), q = v >> DN_SKETCH_BITS, unless (v & near) == 0.
+ * TFLite's three roundings move a result by at most 2.5 / 2^right, the floats' by 2^-24 of what each step makes; `constant`
+ * holds half a step and that much, so that doubtful sums are those with next to nothing behind the point. near = 0: the
+ * scales are too wide for it. */
+#define DN_SKETCH_BITS 15
+typedef struct {
+    float by_a, by_b, constant;
+    int32_t near;
+} dn_sketch;
+
+dn_sketch dn_sketch_add(const dn_add *p); /* requant.c */
+
 /* q = requant((a - zero_a) * (b - zero_b)), TFLite's MUL. */
 typedef struct {
     int32_t zero_a, zero_b, multiplier, shift, zero_out, min, max;
@@ -115,6 +132,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int nr, kr;
+    int windows;       /* gemm takes segments */
     int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
     void (*find_quick)(dn_quick *q, const dn_quick_want *want); /* NULL: these kernels have no use for a dn_quick */
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */

@@ -219,11 +219,15 @@ INLINE void store_four(dn_act *out, size_t ldo, int width, __m512i four) {
                                                    dn_act *out, size_t ldo, int width) {                         \
         const dn_requant *r = &g->requant;                                                                       \
         const __m512i none = _mm512_setzero_si512();                                                             \
-        size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, block = groups * LANES * GROUP;                      \
+        size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, segments = g->segments > 1 ? (size_t)g->segments : 1; \
+        size_t block = segments * groups * LANES * GROUP;                                                        \
         const int8_t *w = g->packed + column / LANES * block;                                                    \
         EACH_##V(BIAS) ROWS_##M(SUMS_##V)                                                                        \
-        for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {                                                \
-            EACH_##V(WEIGHTS) ROWS_##M(STEPS_##V)                                                                \
+        for (;; a += g->next_segment) {                                                                          \
+            for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {                                            \
+                EACH_##V(WEIGHTS) ROWS_##M(STEPS_##V)                                                            \
+            }                                                                                                    \
+            if (--segments == 0) break;                                                                          \
         }                                                                                                        \
         finish f = finish_at(r);                                                                                 \
         COLUMNS_##V(M) STORES (void)none;                                                                        \
@@ -672,17 +676,50 @@ INLINE void store16(dn_act *out, __mmask16 mask, __m512i q, const finish *f) {
     _mm_mask_storeu_epi8(out, mask, _mm512_castsi512_si128(narrow(q, none, none, none, f)));
 }
 
+/* ADD in single precision, q = floor(a * by_a + b * by_b + constant) with FRACTION bits behind the point, and how near a
+ * whole number that may be a step too far; see dn_sketch_add. */
+INLINE __m512i sketched(const dn_act *a, const dn_act *b, const dn_sketch *s) {
+    __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)a)));
+    __m512 y = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)b)));
+    __m512 part = _mm512_fmadd_ps(y, _mm512_set1_ps(s->by_b), _mm512_set1_ps(s->constant));
+    return _mm512_cvtps_epi32(_mm512_fmadd_ps(x, _mm512_set1_ps(s->by_a), part));
+}
+
+/* 64 sums, or false where one is too near. */
+INLINE bool add_quickly(const dn_act *a, const dn_act *b, const dn_sketch *s, const finish *f, dn_act *out) {
+    const __m512i near = _mm512_set1_epi32(s->near);
+    __m512i q[4];
+    __mmask16 doubt = 0;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        q[i] = sketched(a + i * LANES, b + i * LANES, s);
+        doubt |= _mm512_testn_epi32_mask(q[i], near);
+        q[i] = _mm512_srai_epi32(q[i], DN_SKETCH_BITS);
+    }
+    if (doubt != 0) return false;
+    _mm512_storeu_si512(out, narrow(q[0], q[1], q[2], q[3], f));
+    return true;
+}
+
 static void dn_u8_add__avx512vnni(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
     uniform s_a = uniform_of(p->multiplier_a, p->shift_a), s_b = uniform_of(p->multiplier_b, p->shift_b);
     uniform s_out = uniform_of(p->multiplier_out, p->shift_out);
     __m512i zero_a = _mm512_set1_epi32(p->zero_a), zero_b = _mm512_set1_epi32(p->zero_b);
     finish f = finish_of(p->zero_out, p->min, p->max);
-    for (size_t i = 0; i < count; i += LANES) {
-        __mmask16 mask = count - i >= LANES ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
-        __m512i x = requantise_uniform(_mm512_slli_epi32(centred(a + i, mask, zero_a), 20), &s_a);
-        __m512i y = requantise_uniform(_mm512_slli_epi32(centred(b + i, mask, zero_b), 20), &s_b);
-        __m512i sum = p->sign_b < 0 ? _mm512_sub_epi32(x, y) : _mm512_add_epi32(x, y);
-        store16(out + i, mask, requantise_uniform(sum, &s_out), &f);
+    dn_sketch sketch = dn_sketch_add(p);
+    for (size_t i = 0; i < count;) {
+        if (sketch.near != 0 && count - i >= 64 && add_quickly(a + i, b + i, &sketch, &f, out + i)) {
+            i += 64;
+            continue;
+        }
+        size_t end = count - i >= 64 ? i + 64 : count;
+        for (; i < end; i += LANES) {
+            __mmask16 mask = count - i >= LANES ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
+            __m512i x = requantise_uniform(_mm512_slli_epi32(centred(a + i, mask, zero_a), 20), &s_a);
+            __m512i y = requantise_uniform(_mm512_slli_epi32(centred(b + i, mask, zero_b), 20), &s_b);
+            __m512i sum = p->sign_b < 0 ? _mm512_sub_epi32(x, y) : _mm512_add_epi32(x, y);
+            store16(out + i, mask, requantise_uniform(sum, &s_out), &f);
+        }
     }
 }
 
@@ -715,6 +752,7 @@ const dn_kernels dn_kernels_avx512vnni = {
     .name = "avx512vnni",
     .nr = LANES,
     .kr = GROUP,
+    .windows = 1,
     .lowest_weight = -128,
     .find_quick = dn_quick_find,
     .gemm = dn_u8_gemm__avx512vnni,

@@ -1,15 +1,18 @@
 /* CONV_2D and FULLY_CONNECTED: one packed matrix product. Pointwise convolutions read the input where it lies; others
- * gather a few output pixels' windows into a scratch tile first. */
+ * slide their windows over a padded copy of a few rows, or gather a few windows into a scratch tile first. */
 #include <stdlib.h>
 
 #include "prepare.h"
 
-enum { TILE_BYTES = 24 * 1024 };
+enum { TILE_BYTES = 24 * 1024, WORTH_SLIDING = 5 };
 
 typedef struct {
     const dn_kernels *kernels;
     dn_gemm gemm;
     bool direct; /* a window is one pixel, and pixels follow each other */
+    bool slides; /* over `stripe` */
+    dn_stripe stripe;
+    int32_t batch;
     int32_t in_h, in_w, in_c, out_h, out_w, k_h, k_w, stride_h, stride_w, dil_h, dil_w, pad_top, pad_left;
     size_t rows; /* output pixels, all of the batch */
     size_t tile; /* of them, at a time */
@@ -74,6 +77,24 @@ static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from,
     return part;
 }
 
+static void run_sliding(dn_model *m, int op, int part, int parts) {
+    const conv *p = m->op[op].params;
+    const dn_act *in = dn_data(m, m->op[op].input[0]);
+    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
+    size_t c = (size_t)p->in_c, row = (size_t)p->stripe.wide * c, n = (size_t)p->gemm.n, from, to;
+    dn_share((size_t)p->batch * (size_t)p->out_h, 1, part, parts, &from, &to);
+    while (from < to) {
+        const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
+        int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe.rows;
+        if (count > p->out_h - y) count = p->out_h - y;
+        if ((size_t)count > to - from) count = (int32_t)(to - from);
+        dn_fill_stripe(&p->stripe, picture, y, count, padded);
+        for (int32_t i = 0; i < count; i++, from++)
+            p->kernels->gemm(&p->gemm, padded + (size_t)(i * p->stride_h) * row, (size_t)p->stride_w * c, p->out_w,
+                             out + from * (size_t)p->out_w * n, n);
+    }
+}
+
 static void run_conv(dn_model *m, int op, int part, int parts) {
     const conv *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
@@ -99,6 +120,21 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     }
 }
 
+/* int8 [n][k_h][k_w * in_c], every row of a window filled up with zeros to whole groups, so that what lies behind it in the
+ * picture does not count. */
+static int8_t *pack_segments(dn_model *m, int op, const conv *p, const int8_t *w, size_t row, size_t segments) {
+    size_t kr = (size_t)p->kernels->kr, wide = (row + kr - 1) / kr * kr, n = (size_t)p->gemm.n;
+    int8_t *filled = calloc(n * segments, wide);
+    if (filled == NULL) {
+        DN_REFUSE(m, op, DN_NO_MEMORY, "no memory for %zu weights", n * segments * wide);
+        return NULL;
+    }
+    for (size_t i = 0; i < n * segments; i++) memcpy(filled + i * wide, w + i * row, row);
+    int8_t *packed = dn_pack(m, p->kernels, filled, p->gemm.n, (int32_t)(segments * wide));
+    free(filled);
+    return packed;
+}
+
 /* Packs the weights, int8 [n][k], and their requantisation. */
 static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t n, int32_t k, const dn_tensor *in,
                          const dn_tensor *bias, const dn_tensor *out, const double *scale, conv *p) {
@@ -106,12 +142,26 @@ static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t 
     if (!dn_make_requant(m, op, n, in, weights, false, bias, out, scale, p->rows, &p->gemm.requant, &p->kernels)) return false;
     p->gemm.n = n;
     p->gemm.k = k;
-    p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
+    p->slides = !p->direct && p->kernels->windows && p->dil_w == 1 && p->out_w >= WORTH_SLIDING;
+    if (!p->slides) {
+        p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
+        return p->gemm.packed != NULL;
+    }
+    p->gemm.segments = p->k_h;
+    p->gemm.k = p->k_w * p->in_c;
+    p->gemm.next_segment = (size_t)p->dil_h * (size_t)p->stripe.wide * (size_t)p->in_c;
+    p->gemm.packed = pack_segments(m, op, p, w, (size_t)p->gemm.k, (size_t)p->k_h);
     return p->gemm.packed != NULL;
 }
 
 static bool prepare_tiles(dn_model *m, int op, conv *p) {
     size_t k = (size_t)p->gemm.k;
+    m->op[op].params = p;
+    if (p->slides) {
+        m->op[op].macs = (uint64_t)p->rows * (uint64_t)p->gemm.n * k * (uint64_t)p->k_h;
+        m->op[op].run = run_sliding;
+        return dn_prepare_stripe(m, op, &p->stripe, p->out_h);
+    }
     p->tile = p->rows;
     if (!p->direct) {
         p->tile = TILE_BYTES / k / 8 * 8;
@@ -121,7 +171,6 @@ static bool prepare_tiles(dn_model *m, int op, conv *p) {
         m->op[op].scratch_bytes = p->tile * k;
     }
     m->op[op].macs = (uint64_t)p->rows * (uint64_t)p->gemm.n * k;
-    m->op[op].params = p;
     m->op[op].run = run_conv;
     return true;
 }
@@ -152,7 +201,12 @@ static bool prepare_any(dn_model *m, int op, dn_tensor *w, const shape *s) {
     *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
                 .out_w = win.out_w, .k_h = s->k_h, .k_w = s->k_w, .stride_h = s->stride_h, .stride_w = s->stride_w,
                 .dil_h = s->dil_h, .dil_w = s->dil_w, .pad_top = win.pad_top + top, .pad_left = win.pad_left + left,
-                .rows = out->count / (size_t)s->n, .zero = (dn_act)dn_arena_zero(in)};
+                .rows = out->count / (size_t)s->n, .zero = (dn_act)dn_arena_zero(in), .batch = in->dim[0]};
+    int64_t wide = (int64_t)(p->out_w - 1) * p->stride_w + (int64_t)(p->k_w - 1) * p->dil_w + 1;
+    if (wide * p->in_c > INT32_MAX) return DN_REFUSE(m, op, DN_TOO_LARGE, "windows over %lld pixels", (long long)wide);
+    p->stripe = (dn_stripe){.height = p->in_h, .width = p->in_w, .channels = p->in_c, .pad_top = p->pad_top,
+                            .pad_left = p->pad_left, .stride_h = p->stride_h, .wide = (int32_t)wide,
+                            .span = (p->k_h - 1) * p->dil_h + 1, .zero = p->zero};
     p->direct = p->k_h == 1 && p->k_w == 1 && p->stride_h == 1 && p->stride_w == 1 && padded == in;
     int32_t k = (int32_t)(w->count / (size_t)s->n);
     bool fine = prepare_gemm(m, op, w, s->n, k, in, bias, out, scale, p);

@@ -4,47 +4,29 @@
 
 #include "prepare.h"
 
-enum { STRIPE_BYTES = 64 * 1024 };
-
 typedef struct {
     const dn_kernels *kernels;
     bool plain; /* the plain loop */
     dn_depthwise depthwise;
     int32_t batch, in_h, in_w, in_c, out_h, out_w, out_c, multiplier, k_h, k_w, stride_h, stride_w, dil_h, dil_w;
     int32_t pad_top, pad_left;
-    int32_t wide;   /* pixels of a padded input row */
-    int32_t stripe; /* output rows made from one padded copy of the input */
+    dn_stripe stripe;
     dn_act zero;
 } depthwise;
-
-/* Input rows [y0, y0 + rows) with their padding, to [rows][wide][in_c]. */
-static void pad_rows(const depthwise *p, const dn_act *picture, int32_t y0, int32_t rows, dn_act *to) {
-    size_t c = (size_t)p->in_c, wide = (size_t)p->wide * c, left = (size_t)p->pad_left * c, line = (size_t)p->in_w * c;
-    size_t copied = left + line < wide ? line : wide - left;
-    for (int32_t y = y0; y < y0 + rows; y++, to += wide) {
-        if (y < 0 || y >= p->in_h) {
-            memset(to, (uint8_t)p->zero, wide);
-            continue;
-        }
-        memset(to, (uint8_t)p->zero, left);
-        memcpy(to + left, picture + (size_t)y * line, copied);
-        memset(to + left + copied, (uint8_t)p->zero, wide - left - copied);
-    }
-}
 
 static void run_depthwise(dn_model *m, int op, int part, int parts) {
     const depthwise *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
-    size_t c = (size_t)p->in_c, wide = (size_t)p->wide * c, from, to;
+    size_t c = (size_t)p->in_c, wide = (size_t)p->stripe.wide * c, from, to;
     const dn_act *rows[DN_MAX_ROWS];
     dn_share((size_t)p->batch * (size_t)p->out_h, 1, part, parts, &from, &to);
     while (from < to) {
         const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
-        int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe;
+        int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe.rows;
         if (count > p->out_h - y) count = p->out_h - y;
         if ((size_t)count > to - from) count = (int32_t)(to - from);
-        pad_rows(p, picture, y * p->stride_h - p->pad_top, (count - 1) * p->stride_h + (p->k_h - 1) * p->dil_h + 1, padded);
+        dn_fill_stripe(&p->stripe, picture, y, count, padded);
         for (int32_t i = 0; i < count; i++, from++) {
             for (int32_t ky = 0; ky < p->k_h; ky++)
                 rows[ky] = padded + (size_t)(i * p->stride_h + ky * p->dil_h) * wide;
@@ -130,20 +112,13 @@ static bool prepare_weights(dn_model *m, const dn_tensor *w, depthwise *p) {
     return true;
 }
 
-/* How many output rows go through one padded copy, and how much room that takes. */
 static bool prepare_stripe(dn_model *m, int op, depthwise *p) {
-    int32_t span = (p->k_h - 1) * p->dil_h + 1;
     int64_t wide = (int64_t)(p->out_w - 1) * p->stride_w + (int64_t)(p->k_w - 1) * p->dil_w + 1;
-    int64_t row = wide * p->in_c;
-    if (row > (int64_t)(m->max_bytes / (size_t)(span > 0 ? span : 1)))
-        return DN_REFUSE(m, op, DN_TOO_LARGE, "windows of %lld bytes a row", (long long)row);
-    int64_t stripe = (STRIPE_BYTES / row - span) / p->stride_h + 1;
-    if (stripe > p->out_h) stripe = p->out_h;
-    if (stripe < 1) stripe = 1;
-    p->wide = (int32_t)wide;
-    p->stripe = (int32_t)stripe;
-    m->op[op].scratch_bytes = (size_t)((stripe - 1) * p->stride_h + span) * (size_t)row;
-    return true;
+    if (wide > INT32_MAX) return DN_REFUSE(m, op, DN_TOO_LARGE, "windows over %lld pixels", (long long)wide);
+    p->stripe = (dn_stripe){.height = p->in_h, .width = p->in_w, .channels = p->in_c, .pad_top = p->pad_top,
+                            .pad_left = p->pad_left, .stride_h = p->stride_h, .wide = (int32_t)wide,
+                            .span = (p->k_h - 1) * p->dil_h + 1, .zero = p->zero};
+    return dn_prepare_stripe(m, op, &p->stripe, p->out_h);
 }
 
 bool dn_prepare_depthwise(dn_model *m, int op) {

@@ -165,6 +165,11 @@ bool dn_prepare_mean(dn_model *m, int op) {
     int first = 0, last = -1;
     if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, out, "output") || !find_axes(m, op, in, &first, &last))
         return false;
+    if (in->rank == 4 && first == 2 && last == 3 && dn_absorb_channels_first(m, op)) {
+        in = dn_in(m, op, 0);
+        first = 1;
+        last = 2;
+    }
     mean *p = dn_pool(m, sizeof *p);
     if (p == NULL) return false;
     *p = (mean){.outer = 1, .reduced = 1, .inner = 1, .zero_in = dn_arena_zero(in), .zero_out = dn_arena_zero(out)};

@@ -133,6 +133,23 @@ dn_tensor *dn_absorb_pad(dn_model *m, int op, int32_t *top, int32_t *left) {
     return padded;
 }
 
+bool dn_absorb_channels_first(dn_model *m, int op) {
+    const dn_tensor *turned = dn_in(m, op, 0);
+    if (turned->producer < 0 || turned->consumers != 1) return false;
+    dn_op *turn = &m->op[turned->producer];
+    if (turn->code != OP_TRANSPOSE || turn->run == NULL) return false;
+    const move *p = turn->params;
+    int64_t stride[DN_MAX_RANK];
+    strides_of(&m->tensor[turn->input[0]], stride);
+    const int64_t *got = p->part[0].from_stride;
+    if (turned->rank != 4 || got[0] != stride[0] || got[1] != stride[3] || got[2] != stride[1] || got[3] != stride[2])
+        return false;
+    m->op[op].input[0] = turn->input[0];
+    turn->inputs = turn->outputs = 0;
+    turn->run = NULL;
+    return true;
+}
+
 /* Whether dimensions longer than one keep their order: then the values do not move. */
 static bool moves_nothing(const dn_tensor *in, const int32_t *axis) {
     int32_t last = -1;

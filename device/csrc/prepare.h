@@ -50,9 +50,26 @@ bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h
 /* w: int8 [n][k] → packed for `kernels`, in the pool; NULL after an error. */
 int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t n, int32_t k);
 
+/* Rows of a picture copied with their padding, as many as the windows of `rows` output rows want. */
+typedef struct {
+    int32_t height, width, channels, pad_top, pad_left, stride_h;
+    int32_t wide; /* pixels of a padded row */
+    int32_t span; /* picture rows that a window spans */
+    int32_t rows;
+    dn_act zero;
+} dn_stripe;
+/* Chooses `rows` and the operator's scratch. */
+bool dn_prepare_stripe(dn_model *m, int op, dn_stripe *s, int32_t out_h);
+/* For output rows [y, y + count), to [picture rows][wide][channels]. */
+void dn_fill_stripe(const dn_stripe *s, const dn_act *picture, int32_t y, int32_t count, dn_act *to);
+
 /* When an operator's first input is a PAD with the zero point that nothing else reads, the operator takes the PAD's input
  * and pads for itself: *top and *left pixels, to a picture of the shape that is returned. */
 dn_tensor *dn_absorb_pad(dn_model *m, int op, int32_t *top, int32_t *left);
+
+/* When an operator's first input is a TRANSPOSE from [n, h, w, c] to [n, c, h, w] that nothing else reads, the operator takes
+ * what is transposed. */
+bool dn_absorb_channels_first(dn_model *m, int op);
 
 /* At run time. */
 dn_act *dn_data(dn_model *m, int tensor);

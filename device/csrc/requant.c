@@ -25,6 +25,19 @@ bool dn_quantise_multiplier(double real, int32_t *multiplier, int32_t *shift) {
     return true;
 }
 
+dn_sketch dn_sketch_add(const dn_add *p) {
+    const double unit = 1 << DN_SKETCH_BITS;
+    double out = ldexp(p->multiplier_out, p->shift_out - 31 + 20);
+    double a = ldexp(p->multiplier_a, p->shift_a - 31) * out, b = ldexp(p->multiplier_b, p->shift_b - 31) * out * p->sign_b;
+    double most = 255 * (a + fabs(b)); /* |a * by_a|, |b * by_b|, their zero points and their sums are no more */
+    double doubt = 0.5 + unit * (2.5 * ldexp(1, p->shift_out) + 0x1p-24 * (3 * most + 258));
+    int32_t span = 1;
+    while (span < doubt) span *= 2;
+    if (span > 64) return (dn_sketch){0, 0, 0, 0};
+    return (dn_sketch){(float)(a * unit), (float)(b * unit),
+                       (float)((0.5 - p->zero_a * a - p->zero_b * b) * unit + span), ((1 << DN_SKETCH_BITS) - 1) & ~(2 * span - 1)};
+}
+
 static bool quantised(const dn_tensor *t, float real, int32_t *q) {
     float rounded = roundf(real / t->scale);
     if (!(rounded >= -2147483648.0f && rounded <= 2147483000.0f)) return false;
