@@ -89,7 +89,7 @@ class Server:
     def stop(self, how: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
     def channel(self, access: Access | None = None) -> grpc.Channel:
         access = access or self.access

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
 from distillnet.cloud.fleet import access, devices, keys, pki, schema, telemetry
@@ -118,6 +119,11 @@ def _open(config: ServeConfig, data: Path) -> _Service:
     with database.exclusive("schema"):
         schema.migrate(database.engine)
     publisher = Publisher(database, repository)
+    try:
+        repository.exists()
+    except BaseError as exc:
+        where = config.storage.objects or data / "objects"
+        raise FleetError(f"the object store {where} cannot be used: {str(exc).splitlines()[0]}") from exc
     with database.exclusive(LOCK):
         if not repository.exists():
             repository.create(keys.make_roots(data / "keys", 1), 1, now)
