@@ -1,9 +1,11 @@
 """Ray would be useless if it found other results than `local`, lost one with its worker, or hid an error."""
 
+import contextlib
 import importlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,7 +55,7 @@ def cluster() -> Iterator[str]:
                     start_new_session=True,
                 )
             )
-            time.sleep(6.0 if len(processes) == 1 else 1.0)
+            _wait_for_head()
         _wait_for_nodes()
         yield f"127.0.0.1:{PORT}"
     finally:
@@ -65,6 +67,15 @@ def cluster() -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _wait_for_head() -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", PORT), 1):
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the head of the Ray cluster did not come up")
 
 
 def _wait_for_nodes() -> None:

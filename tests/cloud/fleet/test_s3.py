@@ -48,9 +48,7 @@ def _listed(address: str) -> str:
     return urllib.request.urlopen(f"{address}/{BUCKET}?list-type=2", timeout=15).read().decode()
 
 
-def test_a_board_fetches_from_s3_what_was_published_around_a_restart(
-    s3, serve, board, tiny_student, tmp_path
-):
+def test_a_board_fetches_from_s3_what_was_published_around_a_restart(s3, serve, board, tiny_student, tmp_path):
     (tmp_path / "serve.toml").write_text(f'[storage]\nobjects = "s3://{BUCKET}/of/ours"\n')
     server = serve("--config", str(tmp_path / "serve.toml"))
     first = server.publish(tiny_student("pets", 1))
