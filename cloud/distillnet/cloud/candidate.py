@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, shape_of
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
+from distillnet.cloud.reconstruction import reconstruct
 from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
 from distillnet.cloud.surgery import (
     LayerCost,
@@ -20,10 +21,10 @@ from distillnet.cloud.surgery import (
     drop_blocks,
     layer_macs,
     layers_of,
-    reestimate_norms,
     total_cost,
 )
 
+RECONSTRUCTION_PICTURES = 384
 KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
 
 
@@ -118,7 +119,11 @@ def essential_core(
     layers = {name: layer for name, layer in layers_of(network, example).items() if name.startswith("core.")}
     remove = choose(groups, layers, relevance, budget, cost=cost, keeps=KEEPS)
     cut(network, example, remove)
-    reestimate_norms(core, [pictures[begin : begin + 64] for begin in range(0, min(len(pictures), 256), 64)])
+    whole = teacher.core
+    assert isinstance(whole, CoreNet)
+    origins = [index for index in range(len(whole.blocks)) if index not in dropped]
+    left = [_left(f"core.blocks.{place}.project", groups, remove) for place in range(len(origins))]
+    reconstruct(core, whole, origins, left, pictures[:RECONSTRUCTION_PICTURES], seed=seed)
     shape = core.shape
     return Candidate(
         name=f"core-{criterion}",
@@ -145,6 +150,13 @@ def fresh(shape: CoreShape, outputs: int, resolution: int, *, seed: int = 0) -> 
         block_rises={},
         dropped=[],
     )
+
+
+def _left(name: str, groups: list[Group], remove: dict[str, list[int]]) -> Tensor:
+    """Return which outputs of a layer the cut leaves, int64."""
+    group = next(group for group in groups if name in group.out)
+    gone = set(remove.get(group.root, ()))
+    return torch.tensor([channel for channel in range(group.channels) if channel not in gone])
 
 
 def _blocks_to_drop(share: float) -> int:

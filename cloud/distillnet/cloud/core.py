@@ -89,12 +89,14 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, into, H, W) to (N, out, H', W')."""
-        y: Tensor = x
-        if self.expand is not None and self.expand_bn is not None:
-            y = F.relu6(self.expand_bn(self.expand(y)))
-        y = F.relu6(self.depthwise_bn(self.depthwise(y)))
-        y = self.project_bn(self.project(y))
+        y: Tensor = self.project_bn(self.project(self.inside(x)))
         return x + y if self.residual else y
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Map (N, into, H, W) to what is projected, (N, expanded, H', W')."""
+        if self.expand is not None and self.expand_bn is not None:
+            x = F.relu6(self.expand_bn(self.expand(x)))
+        return F.relu6(self.depthwise_bn(self.depthwise(x)))
 
     @property
     def shape(self) -> BlockShape:
@@ -111,11 +113,17 @@ class InvertedResidual(nn.Module):
 
 
 class CoreNet(nn.Module):
-    """Pictures float32 (N, 3, H, W), normalised, to pooled features float32 (N, head)."""
+    """Pictures float32 (N, 3, H, W), normalised, to pooled features float32 (N, head).
 
-    def __init__(self, shape: CoreShape) -> None:
+    `fixed_norms`: BatchNorm keeps its statistics in training as well. Those of a pretrained network stand for a million
+    pictures; the application's own would scale up every channel that has little to say about them, and half of what
+    the network knows is lost before training begins.
+    """
+
+    def __init__(self, shape: CoreShape, *, fixed_norms: bool = False) -> None:
         """Build with fresh weights (Kaiming, as BatchNorm follows every convolution)."""
         super().__init__()
+        self.fixed_norms = fixed_norms
         self.stem = SameConv2d(3, shape.stem, 3, 2)
         self.stem_bn = _norm(shape.stem)
         self.blocks = nn.ModuleList(InvertedResidual(block) for block in shape.blocks)
@@ -132,6 +140,15 @@ class CoreNet(nn.Module):
             x = block(x)
         x = F.relu6(self.head_bn(self.head(x)))
         return x.mean((2, 3))
+
+    def train(self, mode: bool = True) -> "CoreNet":
+        """Set the mode of all but fixed norms."""
+        super().train(mode)
+        if self.fixed_norms:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     @property
     def shape(self) -> CoreShape:
@@ -176,7 +193,8 @@ def from_efficientnet_lite(network: Any) -> Classifier:
                 residual=bool(block.id_skip and _first(args.stride) == 1 and args.input_filters == args.output_filters),
             )
         )
-    core = CoreNet(CoreShape(network._conv_stem.out_channels, tuple(blocks), network._conv_head.out_channels))
+    shape = CoreShape(network._conv_stem.out_channels, tuple(blocks), network._conv_head.out_channels)
+    core = CoreNet(shape, fixed_norms=True)
     pairs: list[tuple[Any, Any]] = [
         (core.stem, network._conv_stem),
         (core.stem_bn, network._bn0),

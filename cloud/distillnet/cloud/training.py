@@ -179,6 +179,8 @@ def distil(
 
 def _settle(network: Classifier, lessons: Lessons) -> None:
     """Re-estimate BatchNorm on plain pictures: running statistics lag behind weights, and behind averages of them."""
+    if getattr(network.core, "fixed_norms", False):
+        return
     chosen = np.random.default_rng(0).permutation(len(lessons.pixels))[:SETTLING_PICTURES]
     batches = np.array_split(chosen, max(1, len(chosen) // 64))
     reestimate_norms(network, [_to_input(lessons.pixels[batch], lessons.mean, lessons.scale) for batch in batches])
