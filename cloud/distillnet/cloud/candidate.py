@@ -15,6 +15,7 @@ from distillnet.cloud.progress import Advance
 from distillnet.cloud.reconstruction import reconstruct
 from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
 from distillnet.cloud.surgery import (
+    Layer,
     LayerCost,
     choose,
     cut,
@@ -110,9 +111,11 @@ def essential_core(
     targets = torch.from_numpy(wanted)
     judged = Asked(core, question)
     rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
-    before = total_cost(layers_of(core, example), cost)
+    uncut = layers_of(core, example)
+    before = total_cost(uncut, cost)
     number = _blocks_to_drop(budget / before) if drop is None else drop
-    dropped = _least_relevant(core, rises, number)
+    prices = {index: _price(rise, f"blocks.{index}", uncut, cost) for index, rise in rises.items()}
+    dropped = _least_relevant(core, prices, number)
     core.blocks = drop_blocks(core.blocks, dropped)
     groups = find_groups(network, example, keep=(network.classify,))
     relevance = rank(judged, groups, pictures, targets, criterion=criterion, seed=seed, advance=advance)
@@ -161,16 +164,21 @@ def _left(name: str, groups: list[Group], remove: dict[str, list[int]]) -> Tenso
 
 def _blocks_to_drop(share: float) -> int:
     """Deep cuts go through whole blocks first: half-empty blocks cost nearly as much time as full ones."""
-    return 0 if share > 0.7 else 2 if share > 0.5 else 4 if share > 0.25 else 6
+    return 0 if share > 0.7 else 4 if share > 0.5 else 6
 
 
-def _least_relevant(core: CoreNet, rises: dict[int, float], number: int) -> list[int]:
-    """Choose the residual blocks whose loss costs least, but never all of a stage that has several."""
-    stages = {index: shape_of(core, index).out for index in rises}
-    left = Counter(stages.values())
+def _least_relevant(core: CoreNet, prices: dict[int, float], number: int) -> list[int]:
+    """Choose the residual blocks that are cheapest to lose, but never all of a stage that has several."""
+    stages = {index: shape_of(core, index).out for index in prices}
+    left, several = Counter(stages.values()), Counter(stages.values())
     chosen: list[int] = []
-    for index in sorted(rises, key=rises.__getitem__):
-        if len(chosen) < number and left[stages[index]] > 1:
+    for index in sorted(prices, key=prices.__getitem__):
+        if len(chosen) < number and (left[stages[index]] > 1 or several[stages[index]] == 1):
             chosen.append(index)
             left[stages[index]] -= 1
     return sorted(chosen)
+
+
+def _price(rise: float, name: str, layers: dict[str, Layer], cost: LayerCost) -> float:
+    """Return what a block's loss costs for each unit it saves."""
+    return rise / total_cost({key: layer for key, layer in layers.items() if key.startswith(f"{name}.")}, cost)

@@ -36,7 +36,7 @@ from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import Decision, fit_bias, fit_decision, fit_temperature
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Pixels, Teacher, backbone, load, normalise
-from distillnet.cloud.training import Lessons, Recipe, balanced, predict
+from distillnet.cloud.training import Lessons, Recipe, balanced, predict, soften
 from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
@@ -51,7 +51,6 @@ DEFAULT_RESOLUTION = 96
 SHORT_MINUTES = 4.0
 VALIDATION_PICTURES = 1200
 PROBE_PICTURES = 1500
-PROBE_SHARE = 0.5
 
 
 def distill(
@@ -273,10 +272,10 @@ class _Run:
         return ZeroShot(whole.classify, dataset.event_classes)
 
     def _recipe(self) -> Recipe:
-        """Short runs take small steps in small batches: what the cut left is good, and there is no time to recover."""
+        """The weights of a short run change fast until its end: their average looks back less far."""
         seconds, steps = self.minutes * 60 * TRAINING_SHARE, self.application.search.steps
         if self.minutes < SHORT_MINUTES:
-            return Recipe(seconds, steps, batch=32, learning_rate=1e-3, average_decay=0.98)
+            return Recipe(seconds, steps, average_decay=0.98)
         return Recipe(seconds, steps)
 
     def _mixed(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
@@ -285,7 +284,7 @@ class _Run:
         if free.probe is None or not labelled.any():
             return wanted
         mixed = wanted.copy()
-        mixed[labelled] = (1 - PROBE_SHARE) * wanted[labelled] + PROBE_SHARE * free.probe[labelled]
+        mixed[labelled] = soften(wanted[labelled], free.probe[labelled])
         return mixed
 
     def _int8(

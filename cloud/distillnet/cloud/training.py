@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distillnet.cloud.core import Classifier
+from distillnet.cloud.core import Classifier, CoreNet
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.surgery import reestimate_norms
@@ -26,6 +26,9 @@ from distillnet.proto.strict import ConfigError
 
 Pixels = NDArray[np.uint8]
 SETTLING_PICTURES = 512
+STILL_SHARE = 1 / 3
+OPINION_SHARE = 0.9
+FRESH_RATE, HEAD_RATE = 4.0, 2.0
 Keeper = Callable[[dict[str, Any]], None]
 
 
@@ -35,13 +38,13 @@ class Recipe:
 
     seconds: float
     steps: int | None = None
-    batch: int = 64
-    learning_rate: float = 1.5e-3
+    batch: int = 32
+    learning_rate: float = 5e-4
     weight_decay: float = 1e-4
-    wanted_weight: float = 1.0
+    wanted_weight: float = 2.0
     logits_weight: float = 1.0
-    features_weight: float = 1.0
-    logits_temperature: float = 2.0
+    features_weight: float = 0.3
+    logits_temperature: float = 3.0
     average_decay: float = 0.995
     keep_every_s: float = 30.0
 
@@ -84,6 +87,11 @@ def balanced(wanted: Floats, strength: float = 0.5) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(), np.float64)
 
 
+def soften(labels: Floats, opinion: Floats) -> Floats:
+    """Mix certain labels with the probabilities of a network that knows more, both (N, K+1)."""
+    return np.asarray((1 - OPINION_SHARE) * labels + OPINION_SHARE * opinion, np.float32)
+
+
 def distil(
     student: Classifier,
     throw_away: ThrowAwayHead,
@@ -122,6 +130,7 @@ def distil(
     generator = np.random.default_rng([seed, 11])
     both = nn.ModuleList([student, throw_away])
     both.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _hold_still(student)
     average = copy.deepcopy(student).requires_grad_(False)
     optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate)
     curve: list[dict[str, float]] = []
@@ -175,6 +184,15 @@ def distil(
     _settle(student, lessons)
     curve.append({"step": float(step), "seconds": spent, "loss": smooth})
     return curve
+
+
+def _hold_still(student: Classifier) -> None:
+    """Keep a pretrained network's first blocks as they are: edges are edges, and most of a step's time goes there."""
+    core = student.core
+    if not isinstance(core, CoreNet) or not core.fixed_norms:
+        return
+    for part in (core.stem, core.stem_bn, *core.blocks[: int(STILL_SHARE * len(core.blocks))]):
+        part.requires_grad_(False)
 
 
 def _settle(network: Classifier, lessons: Lessons) -> None:
@@ -238,16 +256,22 @@ def _to_input(pixels: Pixels, mean: float, scale: float) -> Tensor:
 
 
 def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Fresh layers (the two heads) learn faster than what came from the teacher; norms and biases do not decay."""
-    fresh = {id(p) for name, p in both.named_parameters() if ".core." not in f".{name}"}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    """What came from the teacher learns slowest, fresh networks fastest; norms and biases do not decay."""
+    rates = {id(p): _rate(name, both) for name, p in both.named_parameters()}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for parameter in both.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in fresh, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((rates[id(parameter)], parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": p, "factor": 2.0 if new else 1.0, "weight_decay": recipe.weight_decay if decays else 0.0}
-        for (new, decays), p in groups.items()
+        {"params": p, "factor": rate, "weight_decay": recipe.weight_decay if decays else 0.0}
+        for (rate, decays), p in groups.items()
     ]
+
+
+def _rate(name: str, both: nn.ModuleList) -> float:
+    if ".core." not in f".{name}":
+        return HEAD_RATE
+    return 1.0 if getattr(both[0].core, "fixed_norms", False) else FRESH_RATE
 
 
 def _schedule(done: float) -> float:

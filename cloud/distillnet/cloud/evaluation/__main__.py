@@ -22,8 +22,9 @@ def _command(
     arms: str = typer.Option("", help="separated by commas [default: all]"),
     seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
     steps: int = typer.Option(600, min=1, help="of training, the same for every arm"),
-    budget_macs: float = typer.Option(24e6, min=1e5, help="multiply-accumulates a student may cost"),
-    resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
+    budget_ms: float = typer.Option(0.25, min=0.001, help="milliseconds a student may take, by the board's table"),
+    board: str = typer.Option("x86-64", help="whose table"),
+    resolution: int = typer.Option(64, min=32, max=512, help="pixels a side that a student sees"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
 ) -> None:
@@ -36,6 +37,7 @@ def _command(
     host.prepare()
     import torch
 
+    from distillnet.cloud import boards
     from distillnet.cloud.application import TeacherSection
     from distillnet.cloud.evaluation import summary, vision
     from distillnet.cloud.evaluation.arms import ARMS, Settings
@@ -44,6 +46,7 @@ def _command(
     from distillnet.cloud.progress import Steps
     from distillnet.cloud.teacher import load
 
+    boards.find(board, Path())
     chosen = arms.split(",") if arms else list(ARMS)
     for arm in chosen:
         if arm not in ARMS:
@@ -57,7 +60,7 @@ def _command(
         applications=applications.split(","),
         arms=chosen,
         seeds=range(seeds),
-        settings=Settings(resolution=resolution, steps=steps, budget_macs=budget_macs),
+        settings=Settings(resolution=resolution, steps=steps, budget_ms=budget_ms, board=board),
         minutes=minutes,
         cache=cache_directory(),
         steps=Steps(),

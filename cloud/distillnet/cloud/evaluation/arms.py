@@ -1,17 +1,22 @@
 """The arms of the comparison: what a student could have been instead.
 
 Every trained arm sees the same pictures, the same teacher, the same recipe and the same number of steps, and may cost
-the same multiply-accumulates; only the fine-tuned teacher costs more and is there as the ceiling.
+the same milliseconds by the board's measured table; only the fine-tuned teacher costs more and is there as the ceiling.
+Where an arm stands for a method that has no distillation, it has none: it learns from labels alone.
 """
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from distillnet.cloud import boards
+from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import essential_core
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed
 from distillnet.cloud.evaluation.tiny_imagenet import Task
@@ -21,21 +26,23 @@ from distillnet.cloud.progress import Advance
 from distillnet.cloud.rejection import one_hot
 from distillnet.cloud.relevance import Criterion
 from distillnet.cloud.teacher import Teacher, normalise
-from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil
+from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil, soften, start_heads
 from distillnet.cloud.views import shrink_all
 from distillnet.cloud.wanted import restricted
 
 RELEVANCE_PICTURES = 512
+Lesson = Literal["distil", "labels", "none"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """What all arms share."""
 
-    resolution: int = 96
-    budget_macs: float = 24e6
+    resolution: int = 64
+    budget_ms: float = 0.25
+    board: str = "x86-64"
     steps: int = 600
-    batch: int = 64
+    batch: int = 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Ground:
     wanted: Floats
     lessons: Lessons
     settings: Settings
+    budget: LatencyBudget
     seed: int
 
     @property
@@ -87,7 +95,8 @@ def prepare(task: Task, teacher: Teacher, settings: Settings, seed: int) -> Grou
         scale=teacher.scale,
     )
     probe = fit_probe(task.train.features, wanted, seed=seed)
-    return Ground(task, teacher, classifier, probe, wanted, lessons, settings, seed)
+    budget = LatencyBudget(boards.find(settings.board, Path()), settings.budget_ms)
+    return Ground(task, teacher, classifier, probe, wanted, lessons, settings, budget, seed)
 
 
 def _zero_shot(ground: Ground, advance: Advance) -> Outcome:
@@ -102,18 +111,26 @@ def _probe(ground: Ground, advance: Advance) -> Outcome:
     return Outcome(_teacher_macs(ground), (scores[0], scores[1]))
 
 
-def _cut(criterion: Criterion, *, fresh: bool = False) -> "Arm":
-    """Cut by a criterion; `fresh` keeps the shape and throws the teacher's weights away."""
+def _cut(criterion: Criterion, *, fresh: bool = False, events_only: bool = False, lesson: Lesson = "distil") -> "Arm":
+    """Cut by a criterion; `fresh` keeps the shape and throws the teacher's weights away.
+
+    `events_only`: the criterion looks at pictures of wanted events alone.
+    """
 
     def run(ground: Ground, advance: Advance) -> Outcome:
         rng = np.random.default_rng([ground.seed, 23])
-        chosen = rng.choice(len(ground.wanted), RELEVANCE_PICTURES, p=ground.lessons.weights)
+        weights = ground.lessons.weights
+        if events_only:
+            weights = weights * (ground.wanted.argmax(1) < ground.outputs - 1)
+            weights = weights / weights.sum()
+        chosen = rng.choice(len(ground.wanted), RELEVANCE_PICTURES, p=weights)
         candidate = essential_core(
             ground.classifier,
             ground.probe,
             normalise(ground.lessons.pixels[chosen], ground.teacher.mean, ground.teacher.scale),
             ground.wanted[chosen],
-            budget=ground.settings.budget_macs,
+            budget=ground.budget.ms,
+            cost=ground.budget.cost,
             criterion=criterion,
             seed=ground.seed,
         )
@@ -122,33 +139,45 @@ def _cut(criterion: Criterion, *, fresh: bool = False) -> "Arm":
             core = student.core
             assert isinstance(core, CoreNet)
             student = _from_scratch(core.shape, ground)
-        return _train(student, ground, advance)
+        return _train(student, ground, advance, lesson)
 
     return run
 
 
-def _compact(ground: Ground, advance: Advance) -> Outcome:
-    return _train(_from_scratch(_slim_shape(ground), ground), ground, advance)
+def _compact(lesson: Lesson) -> "Arm":
+    def run(ground: Ground, advance: Advance) -> Outcome:
+        return _train(_from_scratch(_slim_shape(ground), ground), ground, advance, lesson)
+
+    return run
 
 
 def _fine_tuned(ground: Ground, advance: Advance) -> Outcome:
     torch.manual_seed(ground.seed)
     core = copy.deepcopy(ground.classifier.core)
     assert isinstance(core, CoreNet)
-    return _train(Classifier(core, core.shape.head, ground.outputs), ground, advance)
+    return _train(Classifier(core, core.shape.head, ground.outputs), ground, advance, "distil")
 
 
 Arm = Callable[[Ground, Advance], Outcome]
 
 ARMS: dict[str, tuple[Arm, str]] = {
-    "core": (_cut("taylor"), "the essential core: cut where the application's loss says, then distilled"),
+    "core": (_cut("taylor"), "the essential core: cut where the application's loss says, refitted, then distilled"),
     "zero-shot": (_zero_shot, "the teacher as it is, asked about the events; 128 px"),
     "probe": (_probe, "a small classifier on the teacher's features; costs as much as the teacher; 128 px"),
-    "random": (_cut("random"), "cut at random, then distilled"),
     "magnitude": (_cut("magnitude"), "cut by the size of weights, which knows no application, then distilled"),
-    "activation": (_cut("activation"), "cut by mean activation on the application's pictures, then distilled"),
+    "activation": (
+        _cut("activation", lesson="labels"),
+        "cut by mean activation on all the application's pictures, then fine-tuned on labels (OCAP-style)",
+    ),
+    "untrained": (_cut("taylor", lesson="none"), "the core as cut, only its last layer fitted (CAP'NN-style)"),
+    "wanted-activation": (
+        _cut("activation", events_only=True, lesson="labels"),
+        "cut by mean activation on the wanted events alone, then retrained on labels (a proxy for the paper of 2018)",
+    ),
+    "compact": (_compact("distil"), "the teacher's shape, uniformly slim, fresh weights, distilled"),
+    "compact-labels": (_compact("labels"), "the same, trained on labels alone"),
+    "random": (_cut("random"), "cut at random, then distilled"),
     "reinitialised": (_cut("taylor", fresh=True), "the essential core's shape with fresh weights, distilled"),
-    "compact": (_compact, "the teacher's shape, uniformly slim, fresh weights, distilled"),
     "fine-tuned": (_fine_tuned, "the whole teacher, trained in the same way: the ceiling at this resolution"),
 }
 
@@ -159,11 +188,20 @@ def network_macs(network: Classifier, resolution: int) -> int:
     return macs(network.core.shape, resolution, network.classify.out_features)
 
 
-def _train(student: Classifier, ground: Ground, advance: Advance) -> Outcome:
+def _train(student: Classifier, ground: Ground, advance: Advance, lesson: Lesson) -> Outcome:
     classes = ground.classifier.classify
     throw_away = ThrowAwayHead(student.classify.in_features, classes, classes.out_features)
     recipe = Recipe(seconds=float("inf"), steps=ground.settings.steps, batch=ground.settings.batch)
-    curve = distil(student, throw_away, ground.lessons, recipe, seed=ground.seed, advance=advance)
+    lessons = ground.lessons
+    if lesson == "distil":
+        lessons = replace(lessons, wanted=soften(ground.wanted, _softmax(apply_probe(ground.probe, lessons.features))))
+    else:
+        recipe = replace(recipe, logits_weight=0.0, features_weight=0.0)
+    if isinstance(student.core, CoreNet) and student.core.fixed_norms:
+        start_heads(student, throw_away, lessons, seed=ground.seed)
+    curve: list[dict[str, float]] = []
+    if lesson != "none":
+        curve = distil(student, throw_away, lessons, recipe, seed=ground.seed, advance=advance)
     return Outcome(network_macs(student, ground.settings.resolution), network=student, curve=tuple(curve))
 
 
@@ -176,12 +214,13 @@ def _slim_shape(ground: Ground) -> CoreShape:
     """Scale every width of the teacher by one factor, in steps of 8, to just within the budget."""
     core = ground.classifier.core
     assert isinstance(core, CoreNet)
-    factors = np.linspace(1.0, 0.1, 181)
-    for factor in factors:
+    side = ground.settings.resolution
+    for factor in np.linspace(1.0, 0.1, 181):
         shape = slimmed(core.shape, float(factor))
-        if macs(shape, ground.settings.resolution, ground.outputs) <= ground.settings.budget_macs:
-            return shape
-    return slimmed(core.shape, float(factors[-1]))
+        network = Classifier(CoreNet(shape), shape.head, ground.outputs)
+        if ground.budget.network_ms(network, side) <= ground.budget.ms:
+            break
+    return shape
 
 
 def _teacher_macs(ground: Ground) -> int:

@@ -15,8 +15,10 @@ _INTRODUCTION = """# Does the essential core earn its keep?
 
 Written by `make eval-vision` from [{name}]({name}), which has every figure with its interval, seed, settings, learning
 curve and provenance. Applications on Tiny-ImageNet (64×64 pictures, enlarged). Every trained arm sees the same
-{train} pictures for the same {steps} steps of {batch} and may cost {budget:.0f} M multiply-accumulates at {side} px;
-`fine-tuned`, `probe` and `zero-shot` cost what the teacher costs and are there for comparison.
+{train} pictures for the same {steps} steps of {batch}, at {side} px, and may take the same milliseconds by the measured
+table of {board}; `fine-tuned`, `probe` and `zero-shot` cost what the teacher costs and are there for comparison.
+Latency is the int8 file's in the engine; **faster** is how many times less that is than the int8 teacher at its native
+resolution in LiteRT takes in the same run, one thread both, medians, interleaved.
 
 - **macro recall**: mean recall of the events and `other`, on `val` (negatives of classes that were trained on).
 - **recall at 1 %**: share of event pictures recognised when 1 % of the pictures of 40 classes that nothing was
@@ -44,7 +46,7 @@ def write(results: Sequence[Result], page: Path, name: str) -> None:
         train=" or ".join(trained),
         steps=settings["steps"],
         batch=settings["batch"],
-        budget=settings["budget_macs"] / 1e6,
+        board=settings["board"],
         side=settings["resolution"],
     )
     text += f"\n![recall at 1 % false alarms by arm]({page.stem}.svg)\n"
@@ -57,7 +59,11 @@ def write(results: Sequence[Result], page: Path, name: str) -> None:
 
 def _latest_settings(results: Sequence[Result]) -> list[Result]:
     settings = results[-1]["settings"]
-    return [result for result in results if result["settings"] == settings]
+    return [result for result in results if _but_budget(result["settings"]) == _but_budget(settings)]
+
+
+def _but_budget(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "budget_ms"}
 
 
 def _application(name: str, results: Sequence[Result]) -> str:
@@ -66,22 +72,41 @@ def _application(name: str, results: Sequence[Result]) -> str:
         f"\n## {name}\n",
         f"{first['n']['train']:,} pictures to train on; judged on {first['n']['val']:,} of `val` and "
         f"{first['n']['unseen']:,} of unseen classes.\n",
-        "| arm | M MACs | int8 ms | macro recall | recall at 1 % | seeds |",
-        "|---|---:|---:|---|---|---:|",
+        "| arm | budget, ms | M MACs | KiB | int8, ms | faster | macro recall | recall at 1 % | seeds |",
+        "|---|---:|---:|---:|---:|---:|---|---|---:|",
     ]
-    for arm in (arm for arm in ARMS if any(result["arm"] == arm for result in results)):
-        of_arm = [result for result in results if result["arm"] == arm]
-        latency = [result["latency_ms"] for result in of_arm if "latency_ms" in result]
+    for arm, budget in _rows(results):
+        of_arm = [r for r in results if r["arm"] == arm and r["settings"]["budget_ms"] == budget]
         cells = []
         for metric in ("macro_recall", "recall_at_1_percent"):
             cell = _cell([_best(result)[metric] for result in of_arm])
             if "int8" in of_arm[0]:
                 cell += f"<br>float {statistics.mean(result['float'][metric]['value'] for result in of_arm):.3f}"
             cells.append(cell)
-        shown_latency = f"{statistics.median(latency):.2f}" if latency else "–"
         macs = statistics.mean(result["macs"] for result in of_arm) / 1e6
-        lines.append(f"| {arm} | {macs:.1f} | {shown_latency} | {cells[0]} | {cells[1]} | {len(of_arm)} |")
+        lines.append(
+            f"| {arm} | {_cost(of_arm, budget)[0]} | {macs:.1f} | {_cost(of_arm, budget)[1]} | "
+            f"{cells[0]} | {cells[1]} | {len(of_arm)} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+def _rows(results: Sequence[Result]) -> list[tuple[str, float]]:
+    """Return arms in their order, each with its budgets, small last."""
+    found = {(result["arm"], result["settings"]["budget_ms"]) for result in results}
+    return sorted(found, key=lambda row: (list(ARMS).index(row[0]), -row[1]))
+
+
+def _cost(results: Sequence[Result], budget: float) -> tuple[str, str]:
+    """Return the cells of the budget, and of size, latency and speed-up: dashes for what is no student."""
+    timed = [result for result in results if "latency_ms" in result]
+    if not timed:
+        return "–", "– | – | –"
+    size = statistics.mean(result["bytes"] for result in timed) / 1024
+    latency = statistics.median(result["latency_ms"] for result in timed)
+    ratios = [r["teacher_litert_ms"] / r["latency_ms"] for r in timed if r.get("teacher_litert_ms")]
+    faster = f"{statistics.median(ratios):.1f}×" if ratios else "–"
+    return ("–" if results[0]["arm"] == "fine-tuned" else f"{budget:g}"), f"{size:.0f} | {latency:.3f} | {faster}"
 
 
 def _best(result: Result) -> Result:
@@ -113,20 +138,33 @@ def _provenance(results: Sequence[Result]) -> str:
     )
 
 
+def _point(result: Result, results: Sequence[Result]) -> str:
+    """Name a point of the figure: the arm, and its budget where it has several."""
+    budgets = {r["settings"]["budget_ms"] for r in results if r["arm"] == result["arm"]}
+    return f"{result['arm']}, {result['settings']['budget_ms']:g} ms" if len(budgets) > 1 else str(result["arm"])
+
+
 def _points(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
     """Rows for the figure, by application: mean over seeds; the interval of one seed or the range of several."""
     points: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         rows = points.setdefault(result["application"], [])
-        if any(row["name"] == result["arm"] for row in rows):
+        budget = result["settings"]["budget_ms"]
+        name = _point(result, results)
+        if any(row["name"] == name for row in rows):
             continue
-        same = [r for r in results if (r["application"], r["arm"]) == (result["application"], result["arm"])]
+        same = [
+            r
+            for r in results
+            if (r["application"], r["arm"], r["settings"]["budget_ms"])
+            == (result["application"], result["arm"], budget)
+        ]
         figures = [_best(r)["recall_at_1_percent"] for r in same]
         values = [figure["value"] for figure in figures]
         alone = len(figures) == 1
         rows.append(
             {
-                "name": result["arm"],
+                "name": name,
                 "value": statistics.mean(values),
                 "ci_low": figures[0]["ci_low"] if alone else min(values),
                 "ci_high": figures[0]["ci_high"] if alone else max(values),

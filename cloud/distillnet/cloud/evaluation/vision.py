@@ -5,7 +5,6 @@ Started again, it goes on with what is missing. Results of other settings are ke
 
 import hashlib
 import json
-import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from distillnet.cloud import metrics
 from distillnet.cloud.evaluation.arms import ARMS, Ground, Outcome, Settings, prepare
 from distillnet.cloud.evaluation.tiny_imagenet import Archive, Task, load
 from distillnet.cloud.export import dequantise, input_tensor, run_int8, to_int8
-from distillnet.cloud.measure import machine
+from distillnet.cloud.measure import compare_speed, int8_teacher, machine
 from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.places import write_whole
 from distillnet.cloud.progress import Steps
@@ -33,7 +32,6 @@ from distillnet.proto.strict import ConfigError
 
 ALARM_RATE = 0.01
 CALIBRATION_PICTURES = 64
-LATENCY_ROUNDS = 200
 
 
 def run(
@@ -70,7 +68,7 @@ def run(
             tasks = {application: load(archive, application, teacher, cache, steps)}
         if ground is None or ground.task.name != application or ground.seed != seed:
             ground = prepare(tasks[application], teacher, settings, seed)
-        result = _job(ground, arm, steps)
+        result = _job(ground, arm, cache, steps)
         done.append(result | {"key": _key(application, seed, arm, settings)} | _provenance(archive, teacher))
         text = json.dumps({"results": done}, allow_nan=False, indent=1, sort_keys=True)
         write_whole(results, (text + "\n").encode())
@@ -117,7 +115,7 @@ def _key(application: str, seed: int, arm: str, settings: Settings) -> str:
     return f"{application}/{seed}/{arm}/{of_settings}"
 
 
-def _job(ground: Ground, arm: str, steps: Steps) -> dict[str, Any]:
+def _job(ground: Ground, arm: str, cache: Path, steps: Steps) -> dict[str, Any]:
     begun = time.monotonic()
     task, settings = ground.task, ground.settings
     with steps.step("arm", f"{task.name}, seed {ground.seed}: {arm}", total=settings.steps) as advance:
@@ -135,11 +133,11 @@ def _job(ground: Ground, arm: str, steps: Steps) -> dict[str, Any]:
     if outcome.scores is not None:
         facts["float"] = judge(outcome.scores[0], task.val.labels, outcome.scores[1])
     else:
-        facts |= _measured(outcome, ground)
+        facts |= _measured(outcome, ground, cache)
     return facts | {"seconds": {"training": trained_s, "total": time.monotonic() - begun}}
 
 
-def _measured(outcome: Outcome, ground: Ground) -> dict[str, Any]:
+def _measured(outcome: Outcome, ground: Ground, cache: Path) -> dict[str, Any]:
     """Return figures of the float network in torch, and of the int8 file in the engine with its latency."""
     network, task, side = outcome.network, ground.task, ground.settings.resolution
     assert network is not None
@@ -153,16 +151,15 @@ def _measured(outcome: Outcome, ground: Ground) -> dict[str, Any]:
     for pixels in parts:
         inputs = input_tensor(model, (pixels.astype(np.float32) - mean) / scale)
         int8.append(softmax(dequantise(model, run_int8(model, inputs))))
-    spent = []
-    for _ in range(LATENCY_ROUNDS):
-        begun = time.perf_counter()
-        model.run_tensor(inputs[:1])
-        spent.append(1e3 * (time.perf_counter() - begun))
+    speed = compare_speed(data, int8_teacher(ground.teacher, task.train.pixels, cache))
     return {
         "float": judge(floats[0], task.val.labels, floats[1]),
         "int8": judge(int8[0], task.val.labels, int8[1]),
         "bytes": len(data),
-        "latency_ms": statistics.median(spent),
+        "latency_ms": speed.student_ms,
+        "teacher_litert_ms": speed.teacher_ms,
+        "teacher_bytes": speed.teacher_bytes,
+        "table_ms": ground.budget.network_ms(network, side),
         "engine": {name: model.info[name] for name in ("engine", "kernels", "threads")},
     }
 
