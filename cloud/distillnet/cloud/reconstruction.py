@@ -48,7 +48,7 @@ def _stem(core: CoreNet, pictures: Tensor) -> Tensor:
 
 
 def _through(part: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([part(piece) for piece in x.split(_BATCH)])
+    return torch.cat([part(piece) for piece in torch.split(x, _BATCH)])
 
 
 def _refit(block: InvertedResidual, x: Tensor, aim: Tensor, generator: torch.Generator) -> None:

@@ -257,7 +257,8 @@ def _to_input(pixels: Pixels, mean: float, scale: float) -> Tensor:
 
 def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """What came from the teacher learns slowest, fresh networks fastest; norms and biases do not decay."""
-    rates = {id(p): _rate(name, both) for name, p in both.named_parameters()}
+    pretrained = any(getattr(module, "fixed_norms", False) for module in both.modules())
+    rates = {id(p): _rate(name, pretrained) for name, p in both.named_parameters()}
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for parameter in both.parameters():
         if parameter.requires_grad:
@@ -268,10 +269,10 @@ def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _rate(name: str, both: nn.ModuleList) -> float:
+def _rate(name: str, pretrained: bool) -> float:
     if ".core." not in f".{name}":
         return HEAD_RATE
-    return 1.0 if getattr(both[0].core, "fixed_norms", False) else FRESH_RATE
+    return 1.0 if pretrained else FRESH_RATE
 
 
 def _schedule(done: float) -> float:

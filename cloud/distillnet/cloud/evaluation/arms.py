@@ -194,7 +194,9 @@ def _train(student: Classifier, ground: Ground, advance: Advance, lesson: Lesson
     recipe = Recipe(seconds=float("inf"), steps=ground.settings.steps, batch=ground.settings.batch)
     lessons = ground.lessons
     if lesson == "distil":
-        lessons = replace(lessons, wanted=soften(ground.wanted, _softmax(apply_probe(ground.probe, lessons.features))))
+        lessons = replace(
+            lessons, wanted=soften(ground.wanted, _softmax(apply_probe(ground.probe, ground.task.train.features)))
+        )
     else:
         recipe = replace(recipe, logits_weight=0.0, features_weight=0.0)
     if isinstance(student.core, CoreNet) and student.core.fixed_norms:
