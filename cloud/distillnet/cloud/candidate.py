@@ -1,6 +1,7 @@
 """A student before it has learnt: the teacher's essential core, cut to a budget, with the application's head on it."""
 
 import copy
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -83,6 +84,7 @@ def essential_core(
     *,
     budget: float,
     cost: LayerCost = layer_macs,
+    most_weights: float = math.inf,
     drop: int | None = None,
     criterion: Criterion = "taylor",
     seed: int = 0,
@@ -97,6 +99,7 @@ def essential_core(
         wanted: probabilities (N, K+1).
         budget: of one picture, in the unit of `cost`.
         cost: of one layer; multiply-accumulates, or a board's milliseconds.
+        most_weights: of the student, its last layer aside.
         drop: how many blocks to drop; None = as many as the budget suggests.
         criterion: what makes a channel relevant.
         seed: of criterion `random` and the new head.
@@ -120,7 +123,7 @@ def essential_core(
     groups = find_groups(network, example, keep=(network.classify,))
     relevance = rank(judged, groups, pictures, targets, criterion=criterion, seed=seed, advance=advance)
     layers = {name: layer for name, layer in layers_of(network, example).items() if name.startswith("core.")}
-    remove = choose(groups, layers, relevance, budget, cost=cost, keeps=KEEPS)
+    remove = choose(groups, layers, relevance, budget, cost=cost, most_weights=most_weights, keeps=KEEPS)
     cut(network, example, remove)
     whole = teacher.core
     assert isinstance(whole, CoreNet)

@@ -4,6 +4,7 @@ Whole blocks go first, then channels in steps the engine likes, always those tha
 relevance. Masks are not smaller networks: this removes weights.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def layer_macs(layer: Layer, into: int, out: int) -> float:
     return float(layer.positions * layer.kernel**2 * out * (1 if layer.depthwise else into))
 
 
+def layer_weights(layer: Layer, into: int, out: int) -> float:
+    """Weights of a layer with that many channels."""
+    return float(layer.kernel**2 * out * (1 if layer.depthwise else into))
+
+
 def total_cost(layers: dict[str, Layer], cost: LayerCost = layer_macs) -> float:
     """Cost of a network as it is."""
     return sum(cost(layer, layer.into, layer.out) for layer in layers.values())
@@ -83,11 +89,12 @@ def choose(
     budget: float,
     *,
     cost: LayerCost = layer_macs,
+    most_weights: float = math.inf,
     keeps: dict[str, float] | None = None,
     step: int = STEP,
     isomorphic: bool = True,
 ) -> dict[str, list[int]]:
-    """Choose the channels to remove so that the network costs at most `budget`.
+    """Choose the channels to remove so that the network costs at most `budget` and has at most `most_weights`.
 
     Args:
         groups: of the network.
@@ -95,6 +102,7 @@ def choose(
         relevance: of every group's channels.
         budget: in the unit of `cost`.
         cost: of one layer with so many channels in and out.
+        most_weights: of all these layers together.
         keeps: least share of its channels a group of a kind keeps, unless the budget cannot be met otherwise.
         step: channels kept are multiples of it.
         isomorphic: compare groups only after scaling each kind to mean 1.
@@ -104,12 +112,12 @@ def choose(
 
     """
     scale = _scales(groups, relevance) if isomorphic else dict.fromkeys((g.root for g in groups), 1.0)
-    state = _Widths(groups, layers, cost)
+    state = _Widths(groups, layers, [(cost, budget), (layer_weights, most_weights)])
     order = {group.root: np.argsort(relevance[group.root]) for group in groups}
     removed: dict[str, int] = defaultdict(int)
-    current, relax = total_cost(layers, cost), 1.0
-    while current > budget:
-        best, best_price, best_gain, best_count = None, np.inf, 0.0, 0
+    relax = 1.0
+    while state.exceeds():
+        best, best_price, best_count = None, np.inf, 0
         for group in groups:
             left = group.channels - removed[group.root]
             count = left % step or step
@@ -120,7 +128,7 @@ def choose(
                 continue
             lost = relevance[group.root][order[group.root][removed[group.root] :][:count]].sum() * scale[group.root]
             if float(lost) / gain < best_price:
-                best, best_price, best_gain, best_count = group, float(lost) / gain, gain, count
+                best, best_price, best_count = group, float(lost) / gain, count
         if best is None:
             if relax < LEAST_RELAX:
                 break
@@ -128,7 +136,6 @@ def choose(
             continue
         state.remove(best, best_count)
         removed[best.root] += best_count
-        current -= best_gain
     return {root: sorted(order[root][:count].tolist()) for root, count in removed.items() if count}
 
 
@@ -141,30 +148,42 @@ def _scales(groups: list[Group], relevance: dict[str, NDArray[np.float32]]) -> d
 
 
 class _Widths:
-    """Channels each layer has left while choosing."""
+    """Channels each layer has left while choosing, and by how much each budget is exceeded."""
 
-    def __init__(self, groups: list[Group], layers: dict[str, Layer], cost: LayerCost) -> None:
-        self._layers, self._cost = layers, cost
+    def __init__(self, groups: list[Group], layers: dict[str, Layer], budgets: list[tuple[LayerCost, float]]) -> None:
+        self._layers, self._budgets = layers, budgets
+        self._current = [total_cost(layers, cost) for cost, _ in budgets]
         self._into = {name: layer.into for name, layer in layers.items()}
         self._out = {name: layer.out for name, layer in layers.items()}
         self._touched = {g.root: tuple(n for n in dict.fromkeys(g.out + g.into) if n in layers) for g in groups}
 
-    def _of(self, name: str, less_into: int, less_out: int) -> float:
-        return self._cost(self._layers[name], self._into[name] - less_into, self._out[name] - less_out)
+    def exceeds(self) -> bool:
+        return any(current > most for current, (_, most) in zip(self._current, self._budgets, strict=True))
 
     def gain(self, group: Group, count: int) -> float:
-        """Cost saved by `count` channels less."""
-        saved = 0.0
-        for name in self._touched[group.root]:
-            into, out = self._less(group, name, count)
-            saved += self._of(name, 0, 0) - self._of(name, into, out)
-        return saved
+        """What `count` channels less save of the budgets that are exceeded, each in shares of itself."""
+        saved = self._saved(group, count)
+        return sum(
+            value / most
+            for value, current, (_, most) in zip(saved, self._current, self._budgets, strict=True)
+            if current > most
+        )
 
     def remove(self, group: Group, count: int) -> None:
+        self._current = [left - saved for left, saved in zip(self._current, self._saved(group, count), strict=True)]
         for name in self._touched[group.root]:
             into, out = self._less(group, name, count)
             self._into[name] -= into
             self._out[name] -= out
+
+    def _saved(self, group: Group, count: int) -> list[float]:
+        saved = [0.0] * len(self._budgets)
+        for name in self._touched[group.root]:
+            layer, into, out = self._layers[name], self._into[name], self._out[name]
+            less_into, less_out = self._less(group, name, count)
+            for place, (cost, _) in enumerate(self._budgets):
+                saved[place] += cost(layer, into, out) - cost(layer, into - less_into, out - less_out)
+        return saved
 
     def _less(self, group: Group, name: str, count: int) -> tuple[int, int]:
         loses_output = name in group.out

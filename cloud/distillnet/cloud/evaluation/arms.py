@@ -40,6 +40,7 @@ class Settings:
 
     resolution: int = 64
     budget_ms: float = 0.25
+    smaller: float = 8.5
     board: str = "x86-64"
     steps: int = 600
     batch: int = 32
@@ -58,6 +59,11 @@ class Ground:
     settings: Settings
     budget: LatencyBudget
     seed: int
+
+    @property
+    def most_weights(self) -> float:
+        """How many weights a student may have, so that its file is a `smaller`th of the teacher's."""
+        return weights(self.classifier) / self.settings.smaller
 
     @property
     def outputs(self) -> int:
@@ -131,6 +137,7 @@ def _cut(criterion: Criterion, *, fresh: bool = False, events_only: bool = False
             ground.wanted[chosen],
             budget=ground.budget.ms,
             cost=ground.budget.cost,
+            most_weights=ground.most_weights,
             criterion=criterion,
             seed=ground.seed,
         )
@@ -182,6 +189,11 @@ ARMS: dict[str, tuple[Arm, str]] = {
 }
 
 
+def weights(network: nn.Module) -> int:
+    """Count the weights of a network's layers."""
+    return sum(p.numel() for p in network.parameters() if p.ndim > 1)
+
+
 def network_macs(network: Classifier, resolution: int) -> int:
     """Count multiply-accumulates of one picture."""
     assert isinstance(network.core, CoreNet)
@@ -220,7 +232,7 @@ def _slim_shape(ground: Ground) -> CoreShape:
     for factor in np.linspace(1.0, 0.1, 181):
         shape = slimmed(core.shape, float(factor))
         network = Classifier(CoreNet(shape), shape.head, ground.outputs)
-        if ground.budget.network_ms(network, side) <= ground.budget.ms:
+        if ground.budget.network_ms(network, side) <= ground.budget.ms and weights(network) <= ground.most_weights:
             break
     return shape
 
