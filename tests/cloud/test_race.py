@@ -47,6 +47,7 @@ def ground(ms: float) -> Ground:
         pictures=lambda side: torch.randn(24, 3, side, side, generator=torch.Generator().manual_seed(1)),
         wanted=wanted,
         budget=LatencyBudget(boards.find("x86-64", Path()), ms),
+        most_weights=float("inf"),
         seed=0,
     )
 

@@ -4,7 +4,16 @@ import torch
 
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs
 from distillnet.cloud.relevance import CRITERIA, block_relevance, find_groups, rank
-from distillnet.cloud.surgery import choose, cut, drop_blocks, layer_macs, layers_of, reestimate_norms, total_cost
+from distillnet.cloud.surgery import (
+    choose,
+    cut,
+    drop_blocks,
+    layer_macs,
+    layer_weights,
+    layers_of,
+    reestimate_norms,
+    total_cost,
+)
 
 SHAPE = CoreShape(
     stem=16,
@@ -114,3 +123,14 @@ def test_reestimated_norms_have_the_statistics_of_the_pictures():
         before = net.core.stem(pictures(32))
     torch.testing.assert_close(net.core.stem_bn.running_mean, before.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
     assert not net.training
+
+
+def test_a_budget_of_weights_is_met_beside_one_of_cost():
+    net = network()
+    groups = find_groups(net, EXAMPLE, keep=(net.classify,))
+    layers = layers_of(net, EXAMPLE)
+    most = 0.6 * total_cost(layers, layer_weights)
+    cut(net, EXAMPLE, choose(groups, layers, relevance_of(net, groups), 0.9 * total_cost(layers), most_weights=most))
+    left = layers_of(net, EXAMPLE)
+    assert total_cost(left, layer_weights) <= most
+    assert total_cost(left) <= 0.9 * total_cost(layers)

@@ -238,6 +238,11 @@ def slimmed(shape: CoreShape, factor: float) -> CoreShape:
     return CoreShape(width(shape.stem), tuple(block(old) for old in shape.blocks), width(shape.head))
 
 
+def weights(network: nn.Module) -> int:
+    """Count the weights of a network's layers."""
+    return sum(p.numel() for p in network.parameters() if p.ndim > 1)
+
+
 def macs(core: CoreShape, resolution: int, outputs: int = 0) -> int:
     """Count multiply-accumulates of one picture of resolution × resolution; `outputs` of the classifier on top."""
     side = math.ceil(resolution / 2)

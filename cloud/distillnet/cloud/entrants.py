@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import Candidate, essential_core, fresh
-from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, slimmed
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, slimmed, weights
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
 from distillnet.proto.strict import ConfigError
@@ -63,6 +63,7 @@ class Ground:
     pictures: Callable[[int], Tensor]
     wanted: Floats
     budget: LatencyBudget
+    most_weights: float
     seed: int
 
 
@@ -106,7 +107,8 @@ def _build(name: str, ground: Ground, side: int) -> Candidate:
         for width in WIDTHS:
             shape = slimmed(full, float(width))
             candidate = fresh(shape, ground.wanted.shape[1], side, seed=ground.seed)
-            if ground.budget.network_ms(candidate.student, side) <= ground.budget.ms:
+            ms = ground.budget.network_ms(candidate.student, side)
+            if ms <= ground.budget.ms and weights(candidate.student) <= ground.most_weights:
                 break
         return candidate
     return essential_core(
@@ -116,6 +118,7 @@ def _build(name: str, ground: Ground, side: int) -> Candidate:
         ground.wanted,
         budget=ground.budget.ms,
         cost=ground.budget.cost,
+        most_weights=ground.most_weights,
         drop=MOST_BLOCKS if name == "core, fewer blocks" else None,
         seed=ground.seed,
     )

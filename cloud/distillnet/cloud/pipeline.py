@@ -5,6 +5,7 @@ only its checkpoint, from which `resume` goes on.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +22,7 @@ from distillnet.cloud import budget, checkpoint, material, race, report
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, baselines
 from distillnet.cloud.candidate import Candidate, ZeroShot
-from distillnet.cloud.core import Classifier
+from distillnet.cloud.core import Classifier, weights
 from distillnet.cloud.course import Course, Trained
 from distillnet.cloud.data import Dataset, gather
 from distillnet.cloud.entrants import Entrant, Ground, enter
@@ -48,6 +49,8 @@ RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE = 0.6
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
+SMALLER = 8.5  # than the teacher, where the application asks for no size; files are an eighth then
+BYTES_SHARE = 0.85  # of a file that is weights
 SHORT_MINUTES = 4.0
 VALIDATION_PICTURES = 1200
 PROBE_PICTURES = 1500
@@ -246,6 +249,9 @@ class _Run:
             pictures=lambda side: normalise(shrink_all(views.pixels[looked], side), LITE_MEAN, LITE_SCALE),
             wanted=wanted[looked],
             budget=budget.of_application(self.application.budget, self.path.parent, whole, native),
+            most_weights=min(
+                weights(whole) / SMALLER, BYTES_SHARE * 1024 * (self.application.budget.size_kb or math.inf)
+            ),
             seed=self.seed,
         )
         with self.steps.step("relevance", "relevance and surgery", number) as advance:

@@ -18,7 +18,7 @@ from torch import nn
 from distillnet.cloud import boards
 from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import essential_core
-from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed
+from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed, weights
 from distillnet.cloud.evaluation.tiny_imagenet import Task
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.probe import apply_probe, fit_probe
@@ -187,11 +187,6 @@ ARMS: dict[str, tuple[Arm, str]] = {
     "reinitialised": (_cut("taylor", fresh=True), "the essential core's shape with fresh weights, distilled"),
     "fine-tuned": (_fine_tuned, "the whole teacher, trained in the same way: the ceiling at this resolution"),
 }
-
-
-def weights(network: nn.Module) -> int:
-    """Count the weights of a network's layers."""
-    return sum(p.numel() for p in network.parameters() if p.ndim > 1)
 
 
 def network_macs(network: Classifier, resolution: int) -> int:
