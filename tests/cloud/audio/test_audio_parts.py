@@ -82,14 +82,54 @@ def test_a_stream_has_its_clips_where_the_truth_says() -> None:
     assert 20 * np.log10(np.std(part) / streams.BACKGROUND_RMS) == pytest.approx(20.0, abs=0.5)
 
 
-def test_a_run_of_detections_is_one_hit_or_one_false_alarm() -> None:
-    times = np.arange(0, 20, 0.5)
+def test_invented_sounds_differ_and_are_repeatable() -> None:
+    sounds = [augment.invented(8000, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(0.05 < np.abs(sound).max() <= 0.9 + 1e-6 for sound in sounds)
+    assert len({sound.tobytes() for sound in sounds}) == 20
+    np.testing.assert_array_equal(sounds[7], augment.invented(8000, np.random.default_rng(7)))
+
+
+TIMES = np.arange(0, 20, 0.5)
+TRUTHS = [streams.Truth("a", 4.0, 6.0, 10.0), streams.Truth("b", 15.0, 16.0, 10.0)]
+
+
+def heard() -> np.ndarray:
     scores = np.zeros((40, 2), np.float32)
     scores[10:14, 0] = 0.9  # 5.0–6.5 s
     scores[30:33, 0] = 0.9  # 15.0–16.0 s
-    truths = [streams.Truth("a", 4.0, 6.0, 10.0), streams.Truth("b", 15.0, 16.0, 10.0)]
-    hits, wrong = streams._count(times, scores, ["a"], truths, 0.5)
-    assert (hits, wrong) == ([truths[0]], 1)
+    return scores
+
+
+def test_a_run_of_detections_is_one_hit_or_one_false_alarm() -> None:
+    hits, wrong = streams._count(TIMES, heard(), ["a"], TRUTHS, np.array([0.5]))
+    assert (hits, wrong) == ([TRUTHS[0]], 1)
+
+
+def test_an_alarm_that_never_ends_is_false_again_and_again() -> None:
+    hits, wrong = streams._count(TIMES, np.ones((40, 2), np.float32), ["a"], TRUTHS, np.array([0.5]))
+    assert (hits, wrong) == ([TRUTHS[0]], 3)  # 0–2 s, and 7.5–19.5 s twice
+
+
+def test_streams_are_counted_by_onset_and_by_second() -> None:
+    found = streams._measures(TIMES, heard(), ["a"], TRUTHS, np.array([0.5]), 20.0)
+    assert found == {"by_event": [1, 1, 0], "by_segment": [2, 3, 0], "delay_s": 1.0}
+
+
+def test_thresholds_keep_the_false_alarms_of_the_stream_they_are_chosen_on() -> None:
+    """The hearing fires for everything loud: only a threshold above what strangers reach may be chosen."""
+    clips = [tone("a", 500.0), tone("b", 2000.0)]
+
+    def hear(stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        windows = stream[: len(stream) // 8000 * 8000].reshape(-1, 8000)
+        spectrum = np.abs(np.fft.rfft(windows * np.hanning(8000)))
+        share = spectrum[:, 240:260].max(1) / spectrum.max(1)  # 500 Hz ± 20
+        return np.arange(1, len(windows) + 1) * 0.5, np.stack([share, share], 1).astype(np.float32) * 0.98
+
+    enter = streams.thresholds(hear, clips, ["a", "b"], per_hour=1.0, seed=0, minutes=5)
+    assert 0.5 < enter[0] < 0.98 and enter[1] >= 0.98  # b never sounds like this: whatever is found would be false
+    found = streams.evaluate(hear, enter, clips, ["a", "b"], seed=1)
+    assert found["at_threshold"]["found"] > 0
+    assert all(np.diff(found["found"]) <= 0) and len(found["found"]) == len(streams.SHIFTS)
 
 
 def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
@@ -102,14 +142,17 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
         "ratio": 20.0,
         "rounds": 60.0,
     }
-    student = {"truth": ["rain", "rain"], "int8": ["rain", "dog_bark"], "float": ["rain", "rain"], "latency": latency}
+    student = {"truth": ["rain", "rain"], "int8": ["rain", "dog_bark"], "float": ["rain", "rain"]}
     results = tmp_path / "results.json"
     known = {
-        "students": {"ten/distilled/1": student | {"windows": 10, "epochs": 1, "engine": "native/scalar"}},
-        "baselines": {"ten/1": {"truth": ["rain"], "teacher": ["rain"], "probe": ["rain"]}},
+        "jobs": {
+            "ten/distilled/1": student | {"windows": 10, "epochs": 1},
+            "ten/teacher/1": {"truth": ["rain"], "teacher": ["rain"], "probe": ["rain"]},
+            "latency": [latency | {"engine": "native/scalar"}],
+        }
     }
     results.write_text(json.dumps(known))
     page_of.write(results, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert "| ten | 1 | 0.500" in page and "Not run yet" in page and "ten/labels/4" in page
+    assert "| ten | 1 | 0.500" in page and "0.990: missed" in page and "Not run yet" in page and "ten/labels/4" in page
     assert "0.05 (0.05–0.05)" in page

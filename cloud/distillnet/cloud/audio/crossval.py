@@ -24,7 +24,9 @@ from distillnet.cloud.audio.teacher import SoundTeacher, load
 from distillnet.cloud.metrics import softmax
 from distillnet.cloud.places import write_whole
 from distillnet.cloud.rejection import fit_decision, one_hot
-from distillnet.proto.card import DataInfo
+from distillnet.engine.student import Student
+from distillnet.proto.card import AudioInput, DataInfo
+from distillnet.proto.strict import ConfigError
 
 FOLDS = ("1", "2", "3", "4")
 MEANS = {
@@ -42,13 +44,22 @@ MEANS = {
 HOME = ("baby_cry", "clock_tick", "dog_bark", "person_sneeze", "rooster")
 OUTDOOR = ("chainsaw", "fire_crackling", "helicopter", "rain", "sea_waves")
 APPLICATIONS: dict[str, tuple[str, ...]] = {"ten": tuple(sorted(MEANS)), "home": HOME, "outdoor": OUTDOOR}
-ARMS = ("distilled", "labels")
+STREAMED = ("home", "outdoor")
 STRANGE_SHARE = {"ten": 0.15, "home": 0.35, "outdoor": 0.35}
 FALSE_ALARM_RATE = 0.01
+FALSE_ALARMS_PER_HOUR = 1.0
 
 
 def run(
-    archive: Path, models: Path, results: Path, *, windows: int, epochs: int, jobs: Sequence[str], minutes: float
+    archive: Path,
+    models: Path,
+    results: Path,
+    keep: Path,
+    *,
+    windows: int,
+    epochs: int,
+    jobs: Sequence[str],
+    minutes: float,
 ) -> None:
     """Run what is not in the results yet, writing them after every job.
 
@@ -56,43 +67,63 @@ def run(
         archive: `esc10-folds1-4.zip`; the first digit of a file's name is its fold.
         models: folder of `yamnet.tflite` and `yamnet_class_map.csv`.
         results: JSON, gone on with.
+        keep: folder for the students' files, which the later jobs listen with.
         windows: augmented windows per student.
         epochs: of training.
-        jobs: `application/arm/fold`, in order; empty = all.
+        jobs: of `every_job()`, in order; empty = all.
         minutes: start no further job after so long.
+
+    Raises:
+        ConfigError: an unknown job, or a job whose student is not in `keep`.
 
     """
     begun = time.monotonic()
+    for job in jobs:
+        if job not in every_job():
+            raise ConfigError(f"there is no job {job!r}; there are {', '.join(every_job())}")
     teacher = load(TeacherSection(source="file:yamnet.tflite", classes_file=Path("yamnet_class_map.csv")), models)
     with tempfile.TemporaryDirectory(prefix="distillnet-esc10-") as folder:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         clips = read_clips(Path(folder))
     for job in jobs or every_job():
-        known = _known(results)
-        if job in known["students"]:
+        if job in _known(results)["jobs"]:
             continue
         if time.monotonic() - begun > minutes * 60:
             break
-        application, arm, fold = job.split("/")
-        found = student(clips, teacher, application, arm, fold, windows=windows, epochs=epochs)
-        if f"{application}/{fold}" not in known["baselines"] and arm == "distilled":
-            known["baselines"][f"{application}/{fold}"] = baselines(clips, teacher, application, fold)
+        what, *rest = job.split("/")
+        found: Any
+        if what == "streams":
+            found = stream(clips, teacher, rest[0], rest[1], keep)
+        elif what == "latency":
+            found = latency(teacher, keep)
+        elif rest[0] == "teacher":
+            found = baselines(clips, teacher, what, rest[1])
+        else:
+            found = student(clips, teacher, what, rest[0], rest[1], keep, windows=windows, epochs=epochs)
         latest = _known(results)
-        latest["students"][job] = found
-        latest["baselines"] |= known["baselines"]
+        latest["jobs"][job] = found
         latest["data"] = {"name": archive.name, "digest": digest_of(clips), "clips": len(clips)}
-        write_whole(results, (json.dumps(latest, indent=1, sort_keys=True) + "\n").encode())
+        write_whole(results, _lines(latest).encode())
 
 
 def every_job() -> list[str]:
-    """Return all jobs, the most telling first."""
-    order = [("ten", "distilled"), ("home", "distilled"), ("outdoor", "distilled"), ("ten", "labels")]
-    return [f"{application}/{arm}/{fold}" for application, arm in order for fold in FOLDS]
+    """Return all jobs: students by application, arm and fold, what the teacher says, streams, latency."""
+    order = [(name, "distilled") for name in APPLICATIONS] + [("ten", "labels")]
+    order += [(name, "teacher") for name in APPLICATIONS] + [("streams", name) for name in STREAMED]
+    return [f"{one}/{other}/{fold}" for one, other in order for fold in FOLDS] + ["latency"]
 
 
 def student(
-    clips: Sequence[Clip], teacher: SoundTeacher, application: str, arm: str, fold: str, *, windows: int, epochs: int
+    clips: Sequence[Clip],
+    teacher: SoundTeacher,
+    application: str,
+    arm: str,
+    fold: str,
+    keep: Path,
+    *,
+    windows: int,
+    epochs: int,
 ) -> dict[str, Any]:
     """Train one student on the other folds and hear the held-out one; int8, in the engine."""
     events = APPLICATIONS[application]
@@ -108,35 +139,58 @@ def student(
     logits = converted.logits(taught.features[:2000])
     truth = taught.truth[:2000].argmax(1)
     decision = fit_decision(logits, one_hot(truth, len(events) + 1), truth == len(events), FALSE_ALARM_RATE)
-    packed = finish.packed(
-        converted,
-        application=application,
-        events=[(event, MEANS[event]) for event in events],
-        decision=decision,
-        spec=taught.spec,
-        teacher=teacher,
-        data=[DataInfo(name="ESC-10", digest=digest_of(train), licence="CC-BY-3.0", n=len(train))],
-        golden=taught.features,
-        seed=seed,
-    )
+    parts: dict[str, Any] = {
+        "application": application,
+        "events": [(event, MEANS[event]) for event in events],
+        "spec": taught.spec,
+        "teacher": teacher,
+        "data": [DataInfo(name="ESC-10", digest=digest_of(train), licence="CC-BY-3.0", n=len(train))],
+        "golden": taught.features,
+        "seed": seed,
+    }
+    packed = finish.packed(converted, decision=decision, **parts)
+    write_whole(_kept(keep, application, arm, fold), packed)
     heard = [lessons.features_of(lessons.clip_windows(clip.samples, taught.spec), taught.spec) for clip in test]
     int8 = [softmax(converted.logits(x), decision.temperature).mean(0) for x in heard]
     whole = [softmax(predict(network, torch.from_numpy(x).unsqueeze(1)).numpy()).mean(0) for x in heard]
-    found: dict[str, Any] = {
+    return {
         "truth": [clip.label for clip in test],
         "int8": [events[int(p[: len(events)].argmax())] for p in int8],
         "float": [events[int(p[: len(events)].argmax())] for p in whole],
-        "int8_event_score": [round(float(p[: len(events)].max()), 4) for p in int8],
-        "latency": compare_latency(converted.flatbuffer, taught.spec, teacher),
-        "engine": f"{converted.model.info['engine']}/{converted.model.info['kernels']}",
         "bytes": len(packed),
         "train_clips": len(train),
         "windows": windows,
         "epochs": epochs,
         "seconds": round(seconds, 1),
     }
-    if application != "ten" and arm == "distilled":
-        found["stream"] = streams.evaluate(packed, test, events, seed=seed)
+
+
+def stream(
+    clips: Sequence[Clip], teacher: SoundTeacher, application: str, fold: str, keep: Path
+) -> dict[str, dict[str, Any]]:
+    """Let a student, and the teacher as it is, listen to an hour of the held-out fold."""
+    events = APPLICATIONS[application]
+    train = [clip for clip in clips if _fold(clip) != fold and clip.label in events]
+    test = [clip for clip in clips if _fold(clip) == fold]
+    listener = _student(keep, application, "distilled", fold)
+    spec = listener.card.input
+    assert isinstance(spec, AudioInput)
+    hears = streams.student_hears(listener)
+    enter = streams.thresholds(hears, train, events, per_hour=FALSE_ALARMS_PER_HOUR, seed=int(fold))
+    found = {"student": streams.evaluate(hears, enter, test, events, seed=int(fold))}
+    hears = streams.teacher_hears(teacher, _columns(teacher, events), spec.stride_frames * spec.hop_samples)
+    return found | {"teacher": streams.evaluate(hears, [0.5] * len(events), test, events, seed=int(fold))}
+
+
+def latency(teacher: SoundTeacher, keep: Path) -> list[dict[str, Any]]:
+    """Time every distilled student of ten sounds beside the teacher; nothing else should run meanwhile."""
+    found = []
+    for fold in FOLDS:
+        listener = _student(keep, "ten", "distilled", fold)
+        spec = listener.card.input
+        assert isinstance(spec, AudioInput)
+        engine = f"{listener.model.info['engine']}/{listener.model.info['kernels']}"
+        found.append(compare_latency(listener.model, spec, teacher) | {"engine": engine})
     return found
 
 
@@ -147,7 +201,7 @@ def baselines(clips: Sequence[Clip], teacher: SoundTeacher, application: str, fo
     train = [clip for clip in clips if _fold(clip) != fold and clip.label in events]
     test = [clip for clip in clips if _fold(clip) == fold and clip.label in events]
     head = lessons.teacher_head(train, events, teacher, spec, int(fold))
-    columns = [teacher.classes.resolve([f"{index}" for index in _indices(teacher, MEANS[e])], event=e) for e in events]
+    columns = _columns(teacher, events)
     as_it_is, probe = [], []
     for clip in test:
         logits, embedding = teacher.hear(lessons.for_teacher(lessons.clip_windows(clip.samples, spec), teacher))
@@ -159,16 +213,34 @@ def baselines(clips: Sequence[Clip], teacher: SoundTeacher, application: str, fo
     return {"truth": [clip.label for clip in test], "teacher": as_it_is, "probe": probe}
 
 
-def _indices(teacher: SoundTeacher, names: Sequence[str]) -> list[int]:
-    return [index for index in range(len(teacher.classes)) if teacher.classes.name(index) in names]
+def _columns(teacher: SoundTeacher, events: Sequence[str]) -> list[list[int]]:
+    names = [teacher.classes.name(index) for index in range(len(teacher.classes))]
+    return [[index for index, name in enumerate(names) if name in MEANS[event]] for event in events]
+
+
+def _kept(keep: Path, application: str, arm: str, fold: str) -> Path:
+    return keep / f"{application}-{arm}-{fold}.tflite"
+
+
+def _student(keep: Path, application: str, arm: str, fold: str) -> Student:
+    path = _kept(keep, application, arm, fold)
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}: run the job {application}/{arm}/{fold} first")
+    return Student.load(path.read_bytes())
 
 
 def _fold(clip: Clip) -> str:
     return clip.path.name[0]
 
 
+def _lines(known: dict[str, Any]) -> str:
+    """JSON, a line for each job."""
+    jobs = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v, sort_keys=True)}" for k, v in sorted(known["jobs"].items()))
+    return f' {{\n "data": {json.dumps(known["data"])},\n "jobs": {{\n{jobs}\n }}\n}}\n'.lstrip()
+
+
 def _known(results: Path) -> dict[str, Any]:
     if not results.is_file():
-        return {"students": {}, "baselines": {}}
+        return {"jobs": {}}
     known: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
     return known

@@ -11,7 +11,7 @@ import numpy as np
 
 from distillnet.cloud.audio.lessons import span_samples
 from distillnet.cloud.audio.teacher import SoundTeacher
-from distillnet.engine import load as load_model
+from distillnet.engine import Model
 from distillnet.engine.frontend import LogMel
 from distillnet.proto.card import AudioInput
 
@@ -19,11 +19,8 @@ ROUNDS = 60
 MICROPHONE_HZ = 48000
 
 
-def compare_latency(
-    flatbuffer: bytes, spec: AudioInput, teacher: SoundTeacher, rounds: int = ROUNDS
-) -> dict[str, float]:
+def compare_latency(model: Model, spec: AudioInput, teacher: SoundTeacher, rounds: int = ROUNDS) -> dict[str, float]:
     """Return medians in milliseconds: `student_ms_per_s` (front-end and network), its parts, and the teacher's."""
-    model = load_model(flatbuffer, "auto", threads=1)
     quantisation = model.info["input"]
     rate_hz = spec.sample_rate_hz
     rng = np.random.default_rng(0)

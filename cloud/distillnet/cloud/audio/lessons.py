@@ -31,6 +31,8 @@ FRONT_END = AudioInput(
     mean=0.0,
     scale=1.0,
 )
+MIXED_SHARE = 0.5
+"""Of windows in which a second clip sounds under the first; the teacher answers for the very mixture."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,7 @@ def make(
         events: the K events' names.
         teacher: answers for every window.
         count: of windows.
-        strange_share: of windows that are noise or estranged clips: `other`, unless the teacher's head and classes
-            still hear the event in them.
+        strange_share: of windows that are invented sounds, noise or estranged clips: all `other`.
         seed: of everything random.
         spec: the front-end; its mean and scale are measured here.
 
@@ -164,19 +165,24 @@ def _one(
 ) -> tuple[Samples, Floats]:
     def draw() -> tuple[Samples, int]:
         index = int(rng.choice(by_label[int(rng.integers(len(by_label)))]))
-        source = clips[index].samples
-        if rng.random() < 0.5:
-            source = augment.at_speed(source, rng.uniform(0.85, 1.18))
-        return augment.window_from(source, length, rng), int(labels[index])
+        factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
+        sound = augment.window_from(clips[index].samples, int(length * factor) + 1, rng)
+        return augment.at_speed(sound, factor, length), int(labels[index])
 
     share = np.zeros(outputs, np.float32)
     sound, label = draw()
     if strange:
         share[-1] = 1.0
-        sound = augment.coloured_noise(length, rng) * 0.1 if rng.random() < 0.25 else augment.estranged(sound, rng)
+        kind = rng.random()
+        if kind < 0.5:
+            sound = augment.invented(length, rng)
+        elif kind < 0.65:
+            sound = augment.coloured_noise(length, rng) * np.float32(0.1)
+        else:
+            sound = augment.estranged(sound, rng)
         return augment.shaken(sound, rng), share
     share[label] = 1.0
-    if rng.random() < 0.4:
+    if rng.random() < MIXED_SHARE:
         second, other = draw()
         snr_db = rng.uniform(0.0, 20.0)
         sound = augment.mixed(sound, second, snr_db)

@@ -13,7 +13,7 @@ import torch
 from distillnet.cloud import application as applications
 from distillnet.cloud import report
 from distillnet.cloud.application import Application
-from distillnet.cloud.audio import finish, lessons, training
+from distillnet.cloud.audio import finish, lessons, streams, training
 from distillnet.cloud.audio.clips import Clip, digest_of, read_clips
 from distillnet.cloud.audio.latency import compare_latency
 from distillnet.cloud.audio.students import StudentShape, predict
@@ -22,12 +22,14 @@ from distillnet.cloud.export import compare
 from distillnet.cloud.metrics import Ints, accuracy, confusion, softmax, wilson
 from distillnet.cloud.places import locate, write_whole
 from distillnet.cloud.progress import Steps
-from distillnet.cloud.rejection import Decision, fit_decision, one_hot
+from distillnet.cloud.rejection import EXIT_RATIO, Decision, fit_decision, one_hot
+from distillnet.engine.student import Student
 from distillnet.proto.card import DataInfo, Metric
 from distillnet.proto.strict import ConfigError
 
 WINDOWS_PER_MINUTE, MOST_WINDOWS = 2000, 12000
 TRAINING_SHARE = 0.6
+DEFAULT_FALSE_ALARMS_PER_HOUR = 1.0
 STRANGE_SHARE = 0.3
 
 
@@ -97,34 +99,42 @@ def distill(
         validation = _hear(split.validation, events, taught)
         test = _hear(split.test, events, taught)
         logits = converted.logits(validation.features)
-        rate = application.budget.alarm_rate
+        data = [
+            DataInfo(
+                name="own sounds", digest=digest_of([*split.train, *split.validation, *split.test]), n=_size(split)
+            )
+        ]
+        parts: dict[str, Any] = {
+            "application": application.application.name,
+            "events": [(event.name, event.classes) for event in application.event],
+            "spec": taught.spec,
+            "teacher": teacher,
+            "data": data,
+            "golden": taught.features,
+            "seed": seed,
+        }
+        budget = application.budget
         decision = fit_decision(
-            logits, one_hot(validation.truth, len(events) + 1), validation.truth == len(events), rate
+            logits,
+            one_hot(validation.truth, len(events) + 1),
+            validation.truth == len(events),
+            budget.alarm_rate,
         )
+        if budget.false_alarm_rate is None:
+            hears = streams.student_hears(Student.load(finish.packed(converted, decision=decision, **parts)))
+            per_hour = budget.false_alarms_per_hour or DEFAULT_FALSE_ALARMS_PER_HOUR
+            enter = streams.thresholds(hears, split.validation, events, per_hour=per_hour, seed=seed)
+            decision = Decision(decision.temperature, tuple(enter), tuple(value * EXIT_RATIO for value in enter))
     with steps.step("baselines", "latency and baselines"):
         tested = converted.logits(test.features)
         with_float = predict(student, torch.from_numpy(test.features).unsqueeze(1)).numpy()
         gate = compare(tested, with_float, test.truth, converted.model.info["engine"])
-        speed = compare_latency(converted.flatbuffer, taught.spec, teacher)
+        speed = compare_latency(converted.model, taught.spec, teacher)
         rows = _baselines(
             split, events, application, teacher, taught, softmax(tested, decision.temperature), test, seed
         )
     metrics = [_metric(row) for row in rows if row.get("chosen")]
-    data = [
-        DataInfo(name="own sounds", digest=digest_of([*split.train, *split.validation, *split.test]), n=_size(split))
-    ]
-    student_file = finish.packed(
-        converted,
-        application=application.application.name,
-        events=[(event.name, event.classes) for event in application.event],
-        decision=decision,
-        spec=taught.spec,
-        teacher=teacher,
-        data=data,
-        golden=taught.features,
-        metrics=metrics,
-        seed=seed,
-    )
+    student_file = finish.packed(converted, decision=decision, metrics=metrics, **parts)
     scores = softmax(tested, decision.temperature)
     facts: dict[str, Any] = {
         "application": application.application.name,
