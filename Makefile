@@ -96,7 +96,7 @@ docs: $(VENV)/.deps ## Regenerate docs/cli.md and the MQTT schemas
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
 
-eval-vision: $(VENV)/.deps ## The essential core against its controls; hours, resumable (ARGS="--minutes 60 --steps 2000 --seeds 3")
+eval-vision: $(VENV)/.deps ## The essential core against its controls; hours, resumable (ARGS="--quick", or "--seeds 2 --minutes 360")
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python -m distillnet.cloud.evaluation $(ARGS)
 

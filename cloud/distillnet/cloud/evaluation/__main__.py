@@ -25,6 +25,7 @@ def _command(
     budget_ms: float = typer.Option(0.25, min=0.001, help="milliseconds a student may take, by the board's table"),
     board: str = typer.Option("x86-64", help="whose table"),
     resolution: int = typer.Option(64, min=32, max=512, help="pixels a side that a student sees"),
+    quick: bool = typer.Option(False, "--quick", help="one application, one seed: some 20 minutes of a core"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
 ) -> None:
@@ -32,7 +33,8 @@ def _command(
 
     Resumable: a job that is in the results is not run again. Writes results after every job and the page at the end.
 
-    Example: python -m distillnet.cloud.evaluation --applications backyard --steps 300 --minutes 20
+    Example: python -m distillnet.cloud.evaluation --quick
+    Example: python -m distillnet.cloud.evaluation --arms core --budget-ms 0.5
     """
     host.prepare()
     import torch
@@ -46,6 +48,8 @@ def _command(
     from distillnet.cloud.progress import Steps
     from distillnet.cloud.teacher import load
 
+    if quick:
+        applications, seeds = applications.partition(",")[0], 1
     boards.find(board, Path())
     chosen = arms.split(",") if arms else list(ARMS)
     for arm in chosen:
