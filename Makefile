@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm board-profiles bench-daemon bench-engine bench-fleet broker check check-code clean ctest deb demo develop docs eval-audio eval-vision fuzz help install stubs test test-arm test-deb test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,18 @@ bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks,
 bench-arm: $(VENV)/.deps ## Instructions per inference on aarch64 beside tflite-runtime, under qemu-user (ARGS=MODEL…)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/engine/bench_arm.py $(ARGS)
+
+eval-bottles: $(VENV)/.deps ## A student for the bottle video from other data, replay, score; half an hour the first time
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/device/eval_bottles.py $(ARGS)
+
+soak-daemon: $(VENV)/.deps ## An hour of accelerated stream: does memory grow? (ARGS="--minutes 60 --fps 120")
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/device/soak_daemon.py $(ARGS)
+
+test-endurance: $(VENV)/.deps ## 20 broker restarts, 200 SIGKILLs, full and read-only disks: no event lost; half an hour
+	@test -e $(VENV)/.develop || $(MAKE) install
+	DISTILLNET_LONG=1 $(BIN)/pytest tests/device/test_endurance.py -o log_cli=true -o log_cli_level=INFO
 
 test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install

@@ -7,27 +7,22 @@
 #include "image_rows.h"
 #include "internal.h"
 
-enum { MAX_AREA = 1 << 23, ROWS_IN_16_BITS = 256 };
-
-/* The source pixels of one output pixel, along one axis: `first` to `last`, all but those two weighing `inner`. */
-typedef struct {
-    int32_t first, last;
-    uint32_t first_weight, last_weight; /* last_weight is 0 when there is one pixel */
-} span;
+enum { MAX_AREA = 1 << 23 };
 
 /* Source pixel i covers [i, i + 1) * out, output pixel x covers [x, x + 1) * in: overlaps are whole numbers. */
-static span overlap(int64_t x, int64_t in, int64_t out) {
+static dn_image_span overlap(int64_t x, int64_t in, int64_t out) {
     int64_t from = x * in, to = from + in, first = from / out, last = (to - 1) / out;
     int64_t end = (first + 1) * out < to ? (first + 1) * out : to;
-    return (span){(int32_t)first, (int32_t)last, (uint32_t)(end - from), last > first ? (uint32_t)(to - last * out) : 0};
+    uint32_t last_weight = last > first ? (uint32_t)(to - last * out) : 0;
+    return (dn_image_span){(int32_t)first, (int32_t)last, (uint32_t)(end - from), last_weight};
 }
 
 /* The centre of x lies at (2 x + 1) in / (2 out) - 1/2, between two source pixels; their weights are over 2 out. */
-static span distance(int64_t x, int64_t in, int64_t out) {
+static dn_image_span distance(int64_t x, int64_t in, int64_t out) {
     int64_t at = (2 * x + 1) * in - out, low = at >= 0 ? at / (2 * out) : -1, part = at - low * 2 * out;
-    if (low < 0) return (span){0, 0, (uint32_t)(2 * out), 0};
-    if (low >= in - 1) return (span){(int32_t)in - 1, (int32_t)in - 1, (uint32_t)(2 * out), 0};
-    return (span){(int32_t)low, (int32_t)low + 1, (uint32_t)(2 * out - part), (uint32_t)part};
+    if (low < 0) return (dn_image_span){0, 0, (uint32_t)(2 * out), 0};
+    if (low >= in - 1) return (dn_image_span){(int32_t)in - 1, (int32_t)in - 1, (uint32_t)(2 * out), 0};
+    return (dn_image_span){(int32_t)low, (int32_t)low + 1, (uint32_t)(2 * out - part), (uint32_t)part};
 }
 
 typedef struct {
@@ -36,11 +31,11 @@ typedef struct {
     size_t in_w, in_h, values; /* of the crop; values = 3 in_w */
     uint32_t denominator;
     uint64_t reciprocal; /* ceil(2^55 / denominator): exact for quotients of up to 255 and denominators of up to 2^23 */
-    span *x;             /* [out_width] */
-    uint16_t *sum;       /* [values] */
-    uint32_t *column;    /* [values] */
-    uint8_t *bgr[2];     /* [values] each: the last even and the last odd row of YUV */
-    int32_t held[2];     /* which these are */
+    dn_image_span *x;    /* [out_width] */
+    uint32_t *column;    /* [values + 3] */
+    uint32_t *sums;      /* [out_width][4] */
+    uint8_t *bgr;        /* of YUV: [rows of a span][values], the rows of the span converted last */
+    dn_image_span held;  /* which that is; its first is -1 before */
 } work;
 
 static uint8_t clamped(int32_t v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
@@ -66,45 +61,33 @@ static void convert_row(const dn_image *i, int32_t y, uint8_t *bgr) {
     }
 }
 
-static const uint8_t *row_of(work *w, int32_t y) {
+/* The first row of a span, and how far the next ones are; rows of YUV are converted, each once. */
+static const uint8_t *rows_of(work *w, dn_image_span y, size_t *stride) {
     const dn_image *image = w->image;
+    *stride = image->stride;
     if (image->layout == DN_BGR_FRAME)
-        return image->frame + (size_t)(image->top + y) * image->stride + 3 * (size_t)image->left;
-    if (w->held[y & 1] != y) convert_row(image, image->top + y, w->bgr[y & 1]);
-    w->held[y & 1] = y;
-    return w->bgr[y & 1];
-}
-
-/* column = the weighted sum of one output row's source rows */
-static void sum_rows(work *w, span y) {
-    memset(w->column, 0, w->values * sizeof *w->column);
-    w->rows->add_weighted(row_of(w, y.first), y.first_weight, w->values, w->column);
-    for (int32_t from = y.first + 1; from < y.last; from += ROWS_IN_16_BITS) {
-        int32_t to = y.last - from < ROWS_IN_16_BITS ? y.last : from + ROWS_IN_16_BITS;
-        memset(w->sum, 0, w->values * sizeof *w->sum);
-        for (int32_t i = from; i < to; i++) w->rows->add(row_of(w, i), w->values, w->sum);
-        w->rows->add_scaled(w->sum, (uint32_t)w->image->out_height, w->values, w->column);
+        return image->frame + (size_t)(image->top + y.first) * image->stride + 3 * (size_t)image->left;
+    *stride = w->values;
+    for (int32_t row = y.first; row <= y.last; row++) {
+        uint8_t *to = w->bgr + (size_t)(row - y.first) * w->values;
+        if (row < w->held.first || row > w->held.last) convert_row(image, image->top + row, to);
+        else memmove(to, w->bgr + (size_t)(row - w->held.first) * w->values, w->values);
     }
-    if (y.last > y.first) w->rows->add_weighted(row_of(w, y.last), y.last_weight, w->values, w->column);
+    w->held = y;
+    return w->bgr;
 }
 
 static uint8_t mean(const work *w, uint32_t sum) {
     return (uint8_t)((uint64_t)(sum + w->denominator / 2) * w->reciprocal >> 55);
 }
 
-static void write_row(const work *w, int8_t *out) {
+static void write_row(work *w, dn_image_span y, int8_t *out) {
     const dn_image *image = w->image;
-    for (int32_t i = 0; i < image->out_width; i++) {
-        span x = w->x[i];
-        const uint32_t *c = w->column + 3 * (size_t)x.first, *last = w->column + 3 * (size_t)x.last;
-        uint32_t inner[3] = {0, 0, 0}, sum[3];
-        for (const uint32_t *p = c + 3; p < last; p += 3) {
-            inner[0] += p[0];
-            inner[1] += p[1];
-            inner[2] += p[2];
-        }
-        for (int k = 0; k < 3; k++)
-            sum[k] = x.first_weight * c[k] + (uint32_t)image->out_width * inner[k] + x.last_weight * last[k];
+    size_t stride;
+    const uint8_t *row = rows_of(w, y, &stride);
+    w->rows->down(row, stride, y, (uint32_t)image->out_height, w->values, w->column);
+    w->rows->across(w->column, w->x, (uint32_t)image->out_width, (size_t)image->out_width, w->sums);
+    for (const uint32_t *sum = w->sums, *end = sum + 4 * (size_t)image->out_width; sum < end; sum += 4) {
         uint8_t blue = mean(w, sum[0]), green = mean(w, sum[1]), red = mean(w, sum[2]);
         if (image->colour == DN_GREY) {
             *out++ = image->table[(3735u * blue + 19235u * green + 9798u * red + 16384u) >> 15];
@@ -148,27 +131,24 @@ dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error
     w.values = 3 * w.in_w;
     w.denominator = (uint32_t)(image->area ? w.in_w * w.in_h : 4 * (size_t)image->out_width * (size_t)image->out_height);
     w.reciprocal = ((1ULL << 55) + w.denominator - 1) / w.denominator;
-    size_t spans = (size_t)image->out_width * sizeof *w.x, columns = w.values * sizeof *w.column;
-    size_t sums = w.values * sizeof *w.sum, converted = image->layout == DN_BGR_FRAME ? 0 : w.values;
-    uint8_t *memory = malloc(spans + columns + sums + 2 * converted);
+    size_t spans = (size_t)image->out_width * sizeof *w.x, sums = 4 * (size_t)image->out_width * sizeof *w.sums;
+    size_t columns = (w.values + 3) * sizeof *w.column, span_rows = w.in_h / (size_t)image->out_height + 3;
+    uint8_t *memory = malloc(spans + sums + columns + (image->layout == DN_BGR_FRAME ? 0 : span_rows * w.values));
     if (memory == NULL) {
         dn_fail(error, DN_NO_MEMORY, "no memory for rows of %zu values", w.values);
         return error->status;
     }
-    w.x = (span *)(void *)memory;
-    w.column = (uint32_t *)(void *)(memory + spans);
-    w.sum = (uint16_t *)(void *)(memory + spans + columns);
-    for (size_t i = 0; i < 2; i++) {
-        w.bgr[i] = memory + spans + columns + sums + i * converted;
-        w.held[i] = -1;
-    }
-    span (*span_of)(int64_t, int64_t, int64_t) = image->area ? overlap : distance;
+    w.x = (dn_image_span *)(void *)memory;
+    w.sums = (uint32_t *)(void *)(memory + spans);
+    w.column = (uint32_t *)(void *)(memory + spans + sums);
+    memset(w.column + w.values, 0, 3 * sizeof *w.column);
+    w.bgr = memory + spans + sums + columns;
+    w.held = (dn_image_span){-1, -1, 0, 0};
+    dn_image_span (*span_of)(int64_t, int64_t, int64_t) = image->area ? overlap : distance;
     for (int32_t i = 0; i < image->out_width; i++) w.x[i] = span_of(i, (int64_t)w.in_w, image->out_width);
     size_t row = (size_t)image->out_width * (image->colour == DN_GREY ? 1 : 3);
-    for (int32_t y = 0; y < image->out_height; y++) {
-        sum_rows(&w, span_of(y, (int64_t)w.in_h, image->out_height));
-        write_row(&w, tensor + (size_t)y * row);
-    }
+    for (int32_t y = 0; y < image->out_height; y++)
+        write_row(&w, span_of(y, (int64_t)w.in_h, image->out_height), tensor + (size_t)y * row);
     free(memory);
     return DN_OK;
 }

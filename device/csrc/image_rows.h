@@ -1,14 +1,22 @@
-/* The loops over whole source rows, compiled once per instruction set. */
+/* The loops over whole rows, compiled once per instruction set. */
 #ifndef DN_IMAGE_ROWS_H
 #define DN_IMAGE_ROWS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+/* The source pixels of one output pixel, along one axis: `first` to `last`, all but those two weighing `inner`. */
 typedef struct {
-    void (*add)(const uint8_t *row, size_t count, uint16_t *sum);                         /* sum += row */
-    void (*add_scaled)(const uint16_t *sum, uint32_t weight, size_t count, uint32_t *to); /* to += weight * sum */
-    void (*add_weighted)(const uint8_t *row, uint32_t weight, size_t count, uint32_t *to);
+    int32_t first, last;
+    uint32_t first_weight, last_weight; /* last_weight is 0 when there is one pixel */
+} dn_image_span;
+
+typedef struct {
+    /* column[count] = the weighted sum of a span's rows; `row` is the first of them */
+    void (*down)(const uint8_t *row, size_t stride, dn_image_span y, uint32_t inner, size_t count, uint32_t *column);
+    /* sums[count][4] = the weighted sums of each span's pixels, three values each, the fourth without meaning; three
+     * values behind the last pixel of `column` are read */
+    void (*across)(const uint32_t *column, const dn_image_span *x, uint32_t inner, size_t count, uint32_t *sums);
 } dn_image_rows;
 
 extern const dn_image_rows dn_image_rows_base;

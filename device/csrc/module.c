@@ -2,6 +2,7 @@
  * `Model` has a lock of its own, taken after the interpreter's is given up, so threads queue instead of colliding. */
 #include <Python.h>
 #include <pythread.h>
+#include <time.h>
 
 #include "distillnet.h"
 #include "image.h"
@@ -89,6 +90,70 @@ static PyObject *model_run(Model *self, PyObject *args) {
     return NULL;
 }
 
+static double ms_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+/* The frame in a buffer; false when its size is not that of its sides and layout. */
+static int set_frame(dn_image *image, const Py_buffer *frame, int layout) {
+    size_t pixel_halves = layout == DN_BGR_FRAME ? 6 : layout == DN_YUYV_FRAME ? 4 : 3; /* bytes, doubled: NV12 has 1.5 */
+    image->frame = frame->buf;
+    image->layout = (dn_layout)layout;
+    if (layout < DN_BGR_FRAME || layout > DN_NV12_FRAME || image->height < 1 || image->width < 1) return 0;
+    image->stride = (size_t)image->width * (layout == DN_NV12_FRAME ? 1 : pixel_halves / 2);
+    return (size_t)frame->len == (size_t)image->height * (size_t)image->width * pixel_halves / 2;
+}
+
+/* One frame, all its zones: `boxes` int32 (zones, 5): left, top, right, bottom, area; `output` int8 (zones, …). */
+static PyObject *model_look(Model *self, PyObject *args) {
+    Py_buffer frame, boxes, table, tensor, output;
+    dn_image image;
+    int colour, layout;
+    if (!PyArg_ParseTuple(args, "y*i(ii)y*(ii)iy*w*w*", &frame, &layout, &image.height, &image.width, &boxes,
+                          &image.out_height, &image.out_width, &colour, &table, &tensor, &output))
+        return NULL;
+    PyObject *result = NULL;
+    size_t zones = (size_t)boxes.len / (5 * sizeof(int32_t)), channels = colour == DN_GREY ? 1 : 3;
+    if (!set_frame(&image, &frame, layout) || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
+        colour > DN_GREY || table.len != 256 ||
+        (size_t)tensor.len != (size_t)image.out_height * (size_t)image.out_width * channels || zones < 1 ||
+        (size_t)boxes.len != zones * 5 * sizeof(int32_t) || (size_t)output.len % zones != 0) {
+        PyErr_SetString(PyExc_ValueError, "sizes of frame, boxes, table, tensor or output do not fit each other");
+        goto finally;
+    }
+    image.colour = (dn_colour)colour;
+    image.table = table.buf;
+    dn_error error = {.status = DN_OK};
+    dn_status status = DN_OK;
+    double prepare_ms = 0, run_ms = 0, then, now;
+    size_t each = (size_t)output.len / zones;
+    Py_BEGIN_ALLOW_THREADS
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    now = ms_now();
+    for (size_t zone = 0; zone < zones && status == DN_OK && error.status == DN_OK; zone++) {
+        const int32_t *box = (const int32_t *)boxes.buf + 5 * zone;
+        image.left = box[0], image.top = box[1], image.right = box[2], image.bottom = box[3], image.area = box[4];
+        if (dn_image_tensor(&image, tensor.buf, &error) != DN_OK) break;
+        then = now, now = ms_now(), prepare_ms += now - then;
+        status = dn_model_run(self->model, tensor.buf, (size_t)tensor.len, (char *)output.buf + zone * each, each);
+        then = now, now = ms_now(), run_ms += now - then;
+    }
+    PyThread_release_lock(self->lock);
+    Py_END_ALLOW_THREADS
+    if (error.status != DN_OK) raise_load_error(Py_TYPE((PyObject *)self), &error);
+    else if (status != DN_OK) PyErr_SetString(PyExc_ValueError, "tensor and output must have exactly the model's sizes");
+    else result = Py_BuildValue("dd", prepare_ms, run_ms);
+finally:
+    PyBuffer_Release(&frame);
+    PyBuffer_Release(&boxes);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&tensor);
+    PyBuffer_Release(&output);
+    return result;
+}
+
 static PyObject *describe(const dn_tensor_info *t) {
     PyObject *shape = PyTuple_New(t->rank);
     if (shape == NULL) return NULL;
@@ -136,6 +201,7 @@ static PyObject *model_profile(Model *self, PyObject *unused) {
 
 static PyMethodDef model_methods[] = {
     {"run", (PyCFunction)model_run, METH_VARARGS, "Run from one buffer into another."},
+    {"look", (PyCFunction)model_look, METH_VARARGS, "Run on the zones of a frame; returns what preparing and running took."},
     {"info", (PyCFunction)model_info, METH_NOARGS, "What was loaded."},
     {"profile", (PyCFunction)model_profile, METH_NOARGS, "Per-layer figures of the last run."},
     {NULL, NULL, 0, NULL},
@@ -181,17 +247,12 @@ static PyObject *image_tensor(PyObject *module, PyObject *args) {
         return NULL;
     PyObject *result = NULL;
     size_t bytes = (size_t)image.out_height * (size_t)image.out_width * (colour == DN_GREY ? 1 : 3);
-    size_t pixel_halves = layout == DN_BGR_FRAME ? 6 : layout == DN_YUYV_FRAME ? 4 : 3; /* bytes, doubled: NV12 has 1.5 */
     dn_error error;
-    if (image.height < 1 || image.width < 1 || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
-        colour > DN_GREY || layout < DN_BGR_FRAME || layout > DN_NV12_FRAME || table.len != 256 ||
-        (size_t)frame.len != (size_t)image.height * (size_t)image.width * pixel_halves / 2 || (size_t)tensor.len != bytes) {
+    if (!set_frame(&image, &frame, layout) || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
+        colour > DN_GREY || table.len != 256 || (size_t)tensor.len != bytes) {
         PyErr_SetString(PyExc_ValueError, "sizes of frame, table or tensor do not fit each other");
         goto finally;
     }
-    image.frame = frame.buf;
-    image.layout = (dn_layout)layout;
-    image.stride = (size_t)image.width * (layout == DN_NV12_FRAME ? 1 : pixel_halves / 2);
     image.colour = (dn_colour)colour;
     image.table = table.buf;
     Py_BEGIN_ALLOW_THREADS

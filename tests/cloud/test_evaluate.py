@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from distillnet.cloud import evaluate
+from distillnet.engine.preprocess import Preparation
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
 from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
@@ -39,6 +40,9 @@ class Colours:
         red, green, _ = (x.astype(np.float64) + 128).mean((0, 1, 2))
         logits = np.array([red - green, green - red, 60.0]) / 4
         return np.clip(np.round(logits[self._order]), -128, 127).astype(np.int8)[np.newaxis]
+
+    def look(self, frame: np.ndarray, preparation: Preparation) -> tuple[np.ndarray, float, float]:
+        return self.run_tensor(preparation.fill(frame, 0)), 0.0, 0.0
 
     def profile(self) -> list[dict[str, Any]]:
         return []

@@ -173,16 +173,18 @@ def rss_mb(pid: int) -> float:
 
 
 def measure(command: list[str], seconds: float) -> dict[str, float]:
-    """CPU share and memory of a process in its steady state."""
+    """CPU share (median of whole seconds, so that a burst elsewhere does not count) and memory in the steady state."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(3.0)
-        before, started = cpu_s(process.pid), time.monotonic()
-        time.sleep(seconds)
-        return {
-            "cpu_share": (cpu_s(process.pid) - before) / (time.monotonic() - started),
-            "rss_mb": rss_mb(process.pid),
-        }
+        shares = []
+        before, then = cpu_s(process.pid), time.monotonic()
+        for _ in range(max(1, round(seconds))):
+            time.sleep(1.0)
+            spent, now = cpu_s(process.pid), time.monotonic()
+            shares.append((spent - before) / (now - then))
+            before, then = spent, now
+        return {"cpu_share": statistics.median(shares), "rss_mb": rss_mb(process.pid)}
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)

@@ -53,12 +53,12 @@ def colour_model(pytestconfig: pytest.Config) -> bytes:
     path = pytestconfig.cache.mkdir("distillnet-device") / "colours-1.tflite"
     if not path.exists():
         partial = path.with_suffix(f".{time.monotonic_ns()}")
-        partial.write_bytes(_build_colour_model(path.parent))
+        partial.write_bytes(build_colour_model(path.parent))
         partial.replace(path)
     return path.read_bytes()
 
 
-def _build_colour_model(directory: Path) -> bytes:
+def build_colour_model(directory: Path) -> bytes:
     import litert_torch
     import torch
     from ai_edge_quantizer import quantizer, recipe

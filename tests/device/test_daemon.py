@@ -218,10 +218,11 @@ def test_the_last_will_says_lost(
         "import time\nfrom distillnet.device.broker import Link, Will\n"
         "from distillnet.device.config import MqttSection\n"
         f"will = Will('{BASE}status', b'{{\"state\":\"lost\"}}')\n"
-        f"Link(MqttSection(port={broker.port}), 'x', will=will).start()\ntime.sleep(60)"
+        f"Link(MqttSection(port={broker.port}), 'x', will=will, on_up=lambda: print('up', flush=True)).start()\n"
+        "time.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    time.sleep(1.5)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     until(lambda: {"state": "lost"} in subscriber.of("status"), 5, "lost")

@@ -1,13 +1,19 @@
-"""Nothing decided is lost: brokers that come and go, daemons that are killed. DISTILLNET_LONG=1 runs the long form."""
+"""Nothing decided is lost: brokers that come and go, daemons that are killed, disks that fill up or turn read-only.
 
+`make test-endurance` (DISTILLNET_LONG=1) runs the long form and prints how many events each part was about.
+"""
+
+import contextlib
 import json
+import logging
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +21,13 @@ import pytest
 
 from distillnet.device.outbox import Outbox
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LONG = os.environ.get("DISTILLNET_LONG") == "1"
 RESTARTS, EVENTS = (20, 10_000) if LONG else (4, 1_000)
 KILLS = 200 if LONG else 6
+SICK = 10 if LONG else 1
+log = logging.getLogger(__name__)
 
 _DAEMON = """
 import os, signal, sys
@@ -47,8 +55,13 @@ class Run:
     def __init__(self, directory: Path, port: int, student: Path, video: Path) -> None:
         self.tap = directory / "tap.txt"
         self.log = directory / "daemon.log"
-        self.state = directory / "state"
         self._config = directory / "device.toml"
+        self._settings = (port, student, video)
+        self.keep_state_in(directory / "state")
+
+    def keep_state_in(self, state: Path) -> None:
+        self.state = state
+        port, student, video = self._settings
         self._config.write_text(
             f'[device]\nname = "bench"\nstate_dir = "{self.state}"\n'
             f'[model]\napplication = "colours"\npath = "{student}"\n'
@@ -61,6 +74,26 @@ class Run:
         arguments = [sys.executable, "-c", _DAEMON, str(self._config), str(self.tap), str(limit)]
         with self.log.open("wb") as log:
             return subprocess.Popen(arguments, stderr=log)
+
+    def start_and_wait(self) -> subprocess.Popen[bytes]:
+        """Start, and wait until something has been decided."""
+        before, process = len(self.tapped()), self.start()
+        while len(self.tapped()) <= before:
+            assert process.poll() is None, f"the start was wedged: {self.log.read_text()}"
+            time.sleep(0.02)
+        return process
+
+    def let_it_empty(
+        self, subscriber: Any, in_flight: set[tuple[str, str]], until: Callable[..., None]
+    ) -> set[tuple[str, str]]:
+        """Run once more and check that everything decided has arrived or waits, in order; returns what was decided."""
+        process = self.start(limit=10)
+        assert process.wait(120) == 0
+        decided = {line[2:] for line in self.tapped()}
+        needed = decided - in_flight - self.waiting()
+        until(lambda: {(e["id"], e["phase"]) for e in list(subscriber.events)} >= needed, 60, "every event is there")
+        assert in_order(subscriber.events)
+        return decided
 
     def tapped(self) -> list[tuple[str, int, str, str]]:
         """Session, seq, id and phase of everything that was decided; torn last lines left out."""
@@ -76,6 +109,39 @@ class Run:
         events = [json.loads(entry.payload) for entry in outbox.peek(0, 10**6)]
         outbox.close()
         return {(event["id"], event["phase"]) for event in events}
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A file system of two megabytes."""
+
+    path: Path
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        filler = self.path / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+        filler.unlink()
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        subprocess.run(["mount", "-o", "remount,ro", str(self.path)], check=True)
+        yield
+        subprocess.run(["mount", "-o", "remount,rw", str(self.path)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to mount: not shown that a full or a read-only disk loses no event")
+    yield SmallDisk(path)
+    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.fixture
@@ -126,6 +192,7 @@ def test_a_broker_that_comes_and_goes_costs_no_event(
     assert in_order(subscriber.events)
     assert len(decided) >= EVENTS
     assert restarts == RESTARTS or not LONG
+    log.info("%d restarts of the broker: %d events decided, %d received", restarts, len(decided), len(received))
 
 
 def test_a_daemon_killed_at_random_points_loses_nothing_it_had_written(
@@ -135,20 +202,41 @@ def test_a_daemon_killed_at_random_points_loses_nothing_it_had_written(
     chance = random.Random(2)
     in_flight: set[tuple[str, str]] = set()
     for _ in range(KILLS):
-        before = len(run.tapped())
-        process = run.start()
-        while len(run.tapped()) <= before:
-            assert process.poll() is None, f"the start was wedged: {run.log.read_text()}"
-            time.sleep(0.02)
+        process = run.start_and_wait()
         time.sleep(chance.uniform(0.0, 0.4))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         # The tap comes before the outbox: only the very last event may have been between the two.
         in_flight.add(run.tapped()[-1][2:])
-    process = run.start(limit=10)
-    assert process.wait(60) == 0
-    decided = {line[2:] for line in run.tapped()}
-    waiting = run.waiting()
-    needed = decided - in_flight - waiting
-    until(lambda: {(e["id"], e["phase"]) for e in list(subscriber.events)} >= needed, 60, "every event is there")
-    assert in_order(subscriber.events)
+    decided = run.let_it_empty(subscriber, in_flight, until)
+    log.info("%d kills: %d events decided, none lost", KILLS, len(decided))
+
+
+@pytest.mark.parametrize("sickness", ["full", "read-only"])
+def test_a_sick_disk_loses_nothing(
+    sickness: str,
+    small_disk: SmallDisk,
+    run: Run,
+    broker: Any,
+    persistent_subscriber: Callable[[str], Any],
+    until: Callable[..., None],
+) -> None:
+    """With the broker away: the disk fills up under the daemon, or is read-only at its start; healed, then SIGKILL."""
+    subscriber = persistent_subscriber("distillnet/v1/bench/event/#")
+    run.keep_state_in(small_disk.path / "state")
+    in_flight: set[tuple[str, str]] = set()
+    for _ in range(SICK):
+        broker.stop()
+        process = run.start_and_wait() if sickness == "full" else None
+        with small_disk.full() if sickness == "full" else small_disk.read_only():
+            process = process or run.start_and_wait()
+            until(lambda: "kept in memory" in run.log.read_text(), 30, "the disk is missed")
+            seen = len(run.tapped())
+            until(lambda seen=seen: len(run.tapped()) > seen + 20, 30, "events go on being decided")
+        until(lambda: "can be written again" in run.log.read_text(), 30, "what was in memory is on disk")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        in_flight.add(run.tapped()[-1][2:])
+        broker.start()
+    decided = run.let_it_empty(subscriber, in_flight, until)
+    log.info("%s disk, %d times: %d events decided, none lost", sickness, SICK, len(decided))

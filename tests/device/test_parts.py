@@ -71,7 +71,7 @@ def test_telemetry_reports_only_what_came_since_the_last_report() -> None:
     telemetry = Telemetry()
     for ms in range(1, 101):
         telemetry.stage("infer", float(ms))
-        telemetry.frame("a")
+        telemetry.frame("a", 1.0)
     _, stages, sources = telemetry.report({"a": (2, 7)})
     assert stages["infer"].n == 100 and stages["infer"].max == 100
     assert stages["infer"].p50 == pytest.approx(50.5) and stages["infer"].p95 == pytest.approx(95.05)
@@ -82,7 +82,7 @@ def test_telemetry_reports_only_what_came_since_the_last_report() -> None:
 
 def a_report() -> TelemetryPayload:
     telemetry = Telemetry()
-    telemetry.frame("a")
+    telemetry.frame("a", 1.0)
     telemetry.stage("infer", 2.0)
     _, stages, sources = telemetry.report({"a": (0, 0)})
     facts = {"session": "s", "ts": 1, "interval_s": 1, "uptime_s": 1, "model_digest": "", "outbox_events": 0}

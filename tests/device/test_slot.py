@@ -66,8 +66,7 @@ def test_behaviour_counts_one_student_only(one: Student, two: Student) -> None:
     slot = ModelSlot(one, clock=lambda: now[0])
     scores = np.array([0.5, 0.25, 0.25], np.float32)
     for _ in range(4):
-        slot.record_inference(np.zeros((1, 1, 3), np.uint8), None, scores)
-        slot.record_frame(2.0)
+        slot.record([scores], 2.0)
     slot.record_event()
     slot.record_dropped(3)
     now[0] = 2.0
@@ -92,7 +91,7 @@ def test_a_shadow_sees_every_inference_and_a_failing_one_is_removed(one: Student
 
     slot.set_shadow(shadow)
     for _ in range(4):
-        slot.record_inference(np.zeros((1, 1, 3), np.uint8), (0, 0, 1, 1), np.ones(3, np.float32))
+        slot.record_look(np.zeros((1, 1, 3), np.uint8), [(0, 0, 1, 1)], [np.ones(3, np.float32)], 1.0)
     assert len(seen) == 2
 
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 
@@ -45,11 +45,13 @@ from distillnet.proto.strict import ConfigError
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 0.1
+_TICK_S = 0.5
+"""How often is looked whether all is well; whoever wants something sooner wakes the main thread."""
 _HUNG_S = 10.0
 """An inference thread without a heartbeat for so long no longer feeds the watchdog."""
 _STOP_S = 0.5
 _COMMANDS = 32
+Wake = Literal["stop", "reload", "request"]
 _FIXED = ("device", "model", "sound_model", "engine", "outbox", "update", "evidence")
 """Sections that take effect at the next start only."""
 
@@ -87,7 +89,7 @@ class Daemon:
         self._session = uuid.uuid4().hex
         self._topics = Topics(config.device.name)
         self._stop = threading.Event()
-        self._reload = threading.Event()
+        self._wake: queue.SimpleQueue[Wake] = queue.SimpleQueue()  # its `put` may interrupt itself: signal handlers
         self._stopped_by = ""
         self._requests: queue.Queue[Message] = queue.Queue(_COMMANDS)
         self._notifier = Notifier()
@@ -138,8 +140,8 @@ class Daemon:
         """Run until `stop`, a signal, or the end of every source; then end events and say goodbye."""
         self._start()
         try:
-            while not self._stop.wait(_TICK_S):
-                self._tick()
+            while not self._stop.is_set():
+                self._tick(self._woken())
         finally:
             summary = self._shut_down()
         return summary
@@ -148,10 +150,11 @@ class Daemon:
         """End `run` soon. Callable from anywhere, signal handlers included."""
         self._stopped_by = self._stopped_by or why
         self._stop.set()
+        self._wake.put("stop")
 
     def reload(self) -> None:
         """Read the device file again soon. Callable from anywhere."""
-        self._reload.set()
+        self._wake.put("reload")
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT stop, SIGHUP reloads. Main thread only."""
@@ -182,9 +185,14 @@ class Daemon:
             self._updates.start()
         self._notifier.send(READY=1)
 
-    def _tick(self) -> None:
-        if self._reload.is_set():
-            self._reload.clear()
+    def _woken(self) -> Wake | None:
+        try:
+            return self._wake.get(timeout=_TICK_S)
+        except queue.Empty:
+            return None
+
+    def _tick(self, why: Wake | None) -> None:
+        if why == "reload":
             self._read_again()
         while not self._requests.empty():
             request = self._requests.get_nowait()
@@ -388,6 +396,7 @@ class Daemon:
             return
         try:
             self._requests.put_nowait(message)
+            self._wake.put("request")
         except queue.Full:
             log.warning("too many commands at once: %s is let go", message.topic)
 

@@ -7,8 +7,8 @@ the same scores give the same transitions everywhere. Durations are measured wit
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from distillnet.device.config import EventRule
 from distillnet.proto.card import CardEvent
@@ -30,8 +30,7 @@ class Rule:
     update_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One score, and when."""
 
     score: float
@@ -39,8 +38,7 @@ class Sample:
     ts: float
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What one event, zone and source remembers between frames."""
 
     stage: Stage = "idle"
@@ -105,26 +103,28 @@ def step(
         The next state, and at most one transition.
 
     """
-    state = replace(state, recent=(*state.recent, sample)[-rule.window :])
+    recent = (*state.recent, sample)[-rule.window :]
     if state.stage == "active":
-        return _while_active(rule, state, sample, allowed)
+        return _while_active(rule, state._replace(recent=recent), sample, allowed)
     if state.stage == "cooling":
         if sample.t - state.ended_t < rule.cooldown_s:
-            return state, None
-        state = replace(state, stage="idle")
+            return state._replace(recent=recent), None
+        state = State()
     if not allowed:
         return State(), None
-    hits = [past for past in state.recent if past.score >= rule.threshold]
     if state.stage == "idle":
+        if sample.score < rule.threshold:
+            return State("idle", recent), None
+        hits = [past for past in recent if past.score >= rule.threshold]
         if len(hits) < rule.confirm:
-            return state, None
-        state = replace(state, stage="pending", start=hits[0], top=max(hit.score for hit in hits))
-    elif _below(rule, state):
+            return State("idle", recent), None
+        state = State("pending", recent, start=hits[0], top=max(hit.score for hit in hits))
+    elif _below(rule, recent):
         return State(), None
-    state = replace(state, top=max(state.top, sample.score))
+    state = state._replace(recent=recent, top=max(state.top, sample.score))
     if sample.t - state.start.t < rule.minimum_s:
         return state, None
-    state = replace(state, stage="active", id=new_id(state.start.ts), last_update_t=sample.t)
+    state = state._replace(stage="active", id=new_id(state.start.ts), last_update_t=sample.t)
     return state, _transition("new", state, sample)
 
 
@@ -138,21 +138,20 @@ def finish(state: State, ts: float) -> tuple[State, Transition | None]:
 
 
 def _while_active(rule: Rule, state: State, sample: Sample, allowed: bool) -> tuple[State, Transition | None]:
-    state = replace(state, top=max(state.top, sample.score))
-    below = _below(rule, state)
+    state = state._replace(top=max(state.top, sample.score))
+    below = _below(rule, state.recent)
     if below or not allowed:
         end = below[0] if below else sample
         ended = _transition("end", state, sample, end_ts=max(end.ts, state.start.ts))
         return State(stage="cooling", ended_t=sample.t), ended
     if sample.t - state.last_update_t >= rule.update_s:
-        state = replace(state, last_update_t=sample.t)
-        return state, _transition("update", state, sample)
+        return state._replace(last_update_t=sample.t), _transition("update", state, sample)
     return state, None
 
 
-def _below(rule: Rule, state: State) -> list[Sample]:
+def _below(rule: Rule, recent: tuple[Sample, ...]) -> list[Sample]:
     """Return the samples that confirm the exit; empty while it is not confirmed."""
-    below = [past for past in state.recent if past.score < rule.exit_threshold]
+    below = [past for past in recent if past.score < rule.exit_threshold]
     return below if len(below) >= rule.confirm else []
 
 

@@ -72,11 +72,12 @@ class Decisions:
 
     def observe(self, source: str, zone: str | None, scores: Scores, t: float, ts: float) -> Iterator[Decided]:
         """Advance every event of one zone by its scores, float32 (K+1,)."""
+        values = scores.tolist()
         for event in self._events:
             if not self.watches(source, event.name):
                 continue
             key = (source, zone, event.name)
-            sample = Sample(round(float(scores[event.index]), 6), t, ts)
+            sample = Sample(round(values[event.index], 6), t, ts)
             state, transition = step(
                 self._effective[event.name],
                 self._states.get(key, State()),

@@ -25,6 +25,8 @@ _BLACK = "the picture is black: is the lens covered?"
 _DARK = 8
 """Grey level (0–255) that every live picture reaches somewhere, be it by the sensor's noise."""
 _DARK_STEP = 16
+_LOOK_S = 0.5
+_NAP_S = 0.1
 _LAG_S = 2.0
 """A real-time file that is so far behind starts its clock anew instead of rushing."""
 
@@ -40,6 +42,7 @@ class Feed:
         self.kind = kind_of(source)
         self._sense: Sense = sense
         self.finite = self.kind in FINITE
+        self._paced = self.finite and source.pace == "real-time"
         self._intake = intake
         self._telemetry = telemetry
         self._on_state = on_state
@@ -48,6 +51,7 @@ class Feed:
         self._state: tuple[FeedState, str] | None = None
         self._state_lock = threading.Lock()
         self._last_frame = self._last_light = time.monotonic()
+        self._last_look = float("-inf")
         self._index = 0
         self._offset_s = 0.0
         self._anchor: tuple[float, float] | None = None
@@ -117,22 +121,35 @@ class Feed:
         return "the stream ended"
 
     def _read(self, reader: Reader) -> None:
-        last_s = period_s = 0.0
+        last_s, period_s, least_s = 0.0, 0.0, float("inf")
         if not self.finite:
             self._next_s = -1.0
         while not self._stop.is_set():
+            # A frame is read when it is due, as a camera's is: what looks at the one before has the processor's caches.
+            due_s = last_s + (least_s if last_s > 0 else 0.0) + self._offset_s
+            if self._paced and self._anchor is not None and self._wait_until_due(due_s):
+                break
             picture = reader.read()
             if picture is None:
                 break
             self._last_frame = time.monotonic()
-            if isinstance(picture, Piece) or picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
-                self._last_light = self._last_frame
+            self._look_for_light(picture)
             if self._state != ("stalled", _BLACK) or self._last_light == self._last_frame:
                 self._say("online", "")
             period_s, last_s = picture.position_s - last_s or period_s, picture.position_s
+            least_s = min(least_s, period_s or least_s)
             if isinstance(picture, Piece) or self._wanted(picture.position_s + self._offset_s):
                 self._hand_over(picture)
         self._offset_s += last_s + period_s if self.finite else 0.0
+
+    def _look_for_light(self, picture: Picture | Piece) -> None:
+        """Note when a live source last showed something that is not black; a look a second is enough."""
+        if self.finite or isinstance(picture, Piece):
+            self._last_light = self._last_frame
+        elif self._last_frame - self._last_look >= _LOOK_S or self._state == ("stalled", _BLACK):
+            self._last_look = self._last_frame
+            if picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
+                self._last_light = self._last_frame
 
     def _wanted(self, position_s: float) -> bool:
         """Whether `rate_hz` lets this frame through."""
@@ -146,7 +163,7 @@ class Feed:
 
     def _hand_over(self, picture: Picture | Piece) -> None:
         position_s = picture.position_s + self._offset_s
-        if self.finite and self.source.pace == "real-time" and self._wait_until_due(position_s):
+        if self._paced and self._wait_until_due(position_s):
             return
         captured = time.monotonic()
         if self.finite:
@@ -161,8 +178,7 @@ class Feed:
         else:
             accepted = self._intake.put(frame)
         if accepted:
-            self._telemetry.frame(self.source.id)
-            self._telemetry.stage("capture", picture.decode_ms)
+            self._telemetry.frame(self.source.id, picture.decode_ms)
 
     def _stamped(self, picture: Picture | Piece, ts: float, t: float, captured: float) -> Frame | Chunk:
         if isinstance(picture, Picture):
@@ -179,7 +195,10 @@ class Feed:
         wait_s = steady + position_s - time.monotonic()
         if wait_s < -_LAG_S:
             self._anchor = (time.monotonic() - position_s, time.time() - position_s)
-        return wait_s > 0 and self._stop.wait(wait_s)
+        while wait_s > 0 and not self._stop.is_set():
+            time.sleep(min(wait_s, _NAP_S))  # a third of what waiting for an event costs
+            wait_s = steady + position_s - time.monotonic()
+        return self._stop.is_set()
 
     def _anchored(self, position_s: float) -> tuple[float, float]:
         """Return the monotonic and the Unix time of position 0, fixed by the first frame."""
@@ -188,6 +207,8 @@ class Feed:
         return self._anchor
 
     def _say(self, state: FeedState, reason: str) -> None:
+        if self._state == (state, reason):
+            return
         with self._state_lock:
             if self._state == (state, reason) or self._stop.is_set():
                 return

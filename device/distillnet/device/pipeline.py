@@ -26,6 +26,9 @@ from distillnet.proto.mqtt import StageLatency
 
 log = logging.getLogger(__name__)
 
+Zones = tuple[tuple[str | None, Zone | None], ...]
+"""Names and boxes of a source's zones; one nameless zone without a box where there are none."""
+
 _IDLE_S = 0.5
 
 
@@ -53,10 +56,10 @@ class Pipeline:
         self._ears = Ears()
         self._shown: set[tuple[str, str]] = set()
         self._latest: dict[str, Frame] = {}
-        self._zones: dict[str, list[tuple[str | None, Zone | None]]] = {}
+        self._zones: dict[str, Zones] = {}
         self._gates: dict[tuple[str, str | None], MotionGate] = {}
         self._gated_sources: set[str] = set()
-        self._last_scores: dict[tuple[str, str | None], Scores] = {}
+        self._last_scores: dict[str, dict[str | None, Scores]] = {}
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._heartbeat = time.monotonic()
@@ -72,10 +75,10 @@ class Pipeline:
 
     def watch(self, sources: Mapping[str, Source]) -> None:
         """Know these sources and their zones from now on. Before `start`, or through `submit`."""
-        self._zones = {}
+        self._zones, self._gates, self._last_scores = {}, {}, {}
         self._gated_sources = set()
         for source in sources.values():
-            self._zones[source.id] = [(zone.name, zone.box) for zone in source.zones] or [(None, None)]
+            self._zones[source.id] = tuple((zone.name, zone.box) for zone in source.zones) or ((None, None),)
             if source.gate == "on" or (source.gate == "auto" and kind_of(source) not in FINITE):
                 self._gated_sources.add(source.id)
         self._show_states()
@@ -154,40 +157,28 @@ class Pipeline:
             self._announce_ends(self._decisions.finish(time.time()))
 
     def _run_jobs(self) -> None:
-        while True:
+        while not self._jobs.empty():  # this thread alone takes from it
             try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                job()
+                self._jobs.get()()
             except Exception:
                 log.exception("a job between two frames failed")
 
     def _handle(self, student: Student, frame: Frame) -> None:
-        times = _Times()
-        inferred = False
         self._latest[frame.source] = frame
         self._evidence.observe(frame)
-        results: list[tuple[str | None, Scores]] = []
-        for zone, box in self._zones.get(frame.source, []):
-            scores = None
-            if not self._opens(frame, zone, box, times):
-                scores = self._last_scores.get((frame.source, zone))
-            if scores is None:
-                scores = self._infer(student, frame, box, times)
-                if scores is None:
-                    return
-                inferred = True
-                self._last_scores[frame.source, zone] = scores
-            results.append((zone, scores))
-        if inferred:
-            self._slot.record_frame(times.preprocess + times.infer)
-            self._telemetry.stage("preprocess", times.preprocess)
-            self._telemetry.stage("infer", times.infer)
-        else:
-            self._telemetry.gated(frame.source)
-        self._decide(student, frame, results, times)
+        zones = self._zones.get(frame.source, ())
+        stages: dict[str, float] = {}
+        known = self._last_scores.setdefault(frame.source, {})
+        open_zones = zones
+        if frame.source in self._gated_sources:
+            open_zones = self._open_zones(frame, zones, known, stages)
+        if open_zones:
+            seen = self._look(student, frame, open_zones, stages)
+            if seen is None:
+                return
+            known.update(zip([name for name, _ in open_zones], seen, strict=True))
+        self._decide(student, frame, known, stages)
+        self._telemetry.looked(frame.source, len(open_zones), stages)
 
     def _listen(self, student: Student, chunk: Chunk) -> None:
         """Hear one chunk of sound; decide as often as it completes a window."""
@@ -199,19 +190,14 @@ class Pipeline:
             self._fail(chunk.source, exc)
             return
         self.engine_error = ""
-        times = _Times()
-        times.infer = (time.perf_counter() - started) * 1000.0
+        infer_ms = (time.perf_counter() - started) * 1000.0
+        inferred = [decision.scores for decision in heard if decision.inferred]
+        if inferred:
+            self._slot.record(inferred, infer_ms)
+            self._telemetry.stage("infer", infer_ms)
         for decision in heard:
-            if decision.inferred:
-                self._telemetry.inferred()
-                self._slot.record_scores(decision.scores)
-            else:
-                self._telemetry.gated(chunk.source)
-        if any(decision.inferred for decision in heard):
-            self._slot.record_frame(times.infer)
-            self._telemetry.stage("infer", times.infer)
-        for decision in heard:
-            moment = Moment(decision.ts, chunk.captured, student.digest, times.latency(chunk))
+            self._telemetry.looked(chunk.source, int(decision.inferred), {})
+            moment = Moment(decision.ts, chunk.captured, student.digest, _latency(chunk, {"infer": infer_ms}))
             for decided in self._decisions.observe(chunk.source, None, decision.scores, decision.t, decision.ts):
                 self._announce(decided, moment)
 
@@ -221,50 +207,45 @@ class Pipeline:
             log.error("inference failed on source %s", source, exc_info=exc)
         self.engine_error = f"inference fails: {exc}"
 
-    def _opens(self, frame: Frame, zone: str | None, box: Zone | None, times: "_Times") -> bool:
-        if frame.source not in self._gated_sources:
-            return True
+    def _open_zones(
+        self, frame: Frame, zones: Zones, known: Mapping[str | None, Scores], stages: dict[str, float]
+    ) -> Zones:
+        """Return the zones to look at: those the gate opens, and those that were never looked at."""
         started = time.perf_counter()
-        gate = self._gates.setdefault((frame.source, zone), MotionGate())
-        opens = gate.opens(frame.pixels, box, frame.t)
-        times.gate += (time.perf_counter() - started) * 1000.0
-        return opens
+        opened = []
+        for name, box in zones:
+            gate = self._gates.setdefault((frame.source, name), MotionGate())
+            if gate.opens(frame.pixels, box, frame.t) or name not in known:
+                opened.append((name, box))
+        stages["gate"] = (time.perf_counter() - started) * 1000.0
+        return tuple(opened)
 
-    def _infer(self, student: Student, frame: Frame, box: Zone | None, times: "_Times") -> Scores | None:
-        """Score one zone; None when the engine fails, which is counted and said, and must not end the daemon."""
-        started = time.perf_counter()
+    def _look(self, student: Student, frame: Frame, zones: Zones, stages: dict[str, float]) -> list[Scores] | None:
+        """Score zones of a frame; None when the engine fails, which is counted and said and must not end the daemon."""
+        boxes = tuple(box for _, box in zones)
         try:
-            tensor = student.tensor(frame.pixels, box)
-            prepared = time.perf_counter()
-            scores = student.scores_of(student.model.run_tensor(tensor))
+            look = student.look(frame.pixels, boxes)
         except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
             self._fail(frame.source, exc)
             return None
-        times.preprocess += (prepared - started) * 1000.0
-        times.infer += (time.perf_counter() - prepared) * 1000.0
+        stages["preprocess"], stages["infer"] = look.prepare_ms, look.infer_ms
         self.engine_error = ""
         if not self._inferred:
             self._inferred = True
             log.info("first inference %.2f s after the start of the process", host.process_age_s())
-        self._telemetry.inferred()
-        self._slot.record_inference(frame.pixels, box, scores)
-        return scores
+        self._slot.record_look(frame.pixels, boxes, look.scores, look.prepare_ms + look.infer_ms)
+        return look.scores
 
     def _decide(
-        self, student: Student, frame: Frame, results: list[tuple[str | None, Scores]], times: "_Times"
+        self, student: Student, frame: Frame, scores: Mapping[str | None, Scores], stages: dict[str, float]
     ) -> None:
         started = time.perf_counter()
-        decided = [
-            decision
-            for zone, scores in results
-            for decision in self._decisions.observe(frame.source, zone, scores, frame.t, frame.ts)
-        ]
-        times.decide = (time.perf_counter() - started) * 1000.0
-        self._telemetry.stage("decide", times.decide)
-        if frame.source in self._gated_sources:
-            self._telemetry.stage("gate", times.gate)
+        decided: list[Decided] = []
+        for zone, seen in scores.items():
+            decided += self._decisions.observe(frame.source, zone, seen, frame.t, frame.ts)
+        stages["decide"] = (time.perf_counter() - started) * 1000.0
         if decided:
-            moment = Moment(frame.ts, frame.captured, student.digest, times.latency(frame))
+            moment = Moment(frame.ts, frame.captured, student.digest, _latency(frame, stages))
             for decision in decided:
                 begins = decision.transition.phase == "new"
                 kept = self._evidence.begin(frame, decision.transition.id) if begins else None
@@ -306,18 +287,5 @@ class Pipeline:
             self._announcer.show(source, event, self._decisions.on(source, event))
 
 
-class _Times:
-    """What one frame cost, milliseconds."""
-
-    def __init__(self) -> None:
-        self.gate = self.preprocess = self.infer = self.decide = 0.0
-
-    def latency(self, frame: Frame | Chunk) -> StageLatency:
-        return StageLatency(
-            capture=frame.capture_ms,
-            gate=self.gate,
-            preprocess=self.preprocess,
-            infer=self.infer,
-            decide=self.decide,
-            total=(time.monotonic() - frame.captured) * 1000.0,
-        )
+def _latency(frame: Frame | Chunk, stages: Mapping[str, float]) -> StageLatency:
+    return StageLatency(capture=frame.capture_ms, total=(time.monotonic() - frame.captured) * 1000.0, **stages)

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,7 +76,7 @@ class _Window:
         self.started = now
         self.frames = self.dropped = self.errors = self.events = self.inferences = 0
         self.infer_ms: deque[float] = deque(maxlen=_SAMPLES)
-        self.score_sums: Scores | None = None
+        self.score_sums: NDArray[np.float64] | None = None
         self.last_inference: float | None = None
 
     def snapshot(self, now: float, asked: float | None = None) -> Behaviour:
@@ -198,31 +198,30 @@ class ModelSlot:
             self._lock.notify_all()
             return self._current
 
-    def record_inference(self, pixels: Pixels, box: Zone | None, scores: Scores) -> None:
-        """Count the scores of one zone, and show them to the shadow hook."""
-        self.record_scores(scores)
-        with self._lock:
-            shadow = self._shadow
+    def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Sequence[Scores], ms: float) -> None:
+        """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow hook."""
+        self.record(scores, ms)
+        shadow = self._shadow
         if shadow is not None:
             try:
-                shadow(pixels, box, scores)
+                for box, seen in zip(boxes, scores, strict=True):
+                    shadow(pixels, box, seen)
             except Exception:
                 log.exception("shadow hook failed; it is removed")
                 self.set_shadow(None)
 
-    def record_scores(self, scores: Scores) -> None:
-        """Count the scores of one inference without a picture to show."""
+    def record(self, scores: Sequence[Scores], ms: float) -> None:
+        """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound."""
         with self._lock:
             window = self._window
-            window.inferences += 1
-            window.score_sums = scores.copy() if window.score_sums is None else window.score_sums + scores
-
-    def record_frame(self, infer_ms: float) -> None:
-        """Count a frame whose zones were all inferred, in `infer_ms` together."""
-        with self._lock:
-            self._window.frames += 1
-            self._window.infer_ms.append(infer_ms)
-            self._window.last_inference = self._clock()
+            window.frames += 1
+            window.infer_ms.append(ms)
+            window.last_inference = self._clock()
+            for one in scores:
+                window.inferences += 1
+                if window.score_sums is None:
+                    window.score_sums = np.zeros(len(one))
+                window.score_sums += one
 
     def record_error(self) -> None:
         """Count an inference that raised."""

@@ -55,23 +55,29 @@ class Telemetry:
     def stage(self, name: str, ms: float) -> None:
         """Add one sample of a stage, milliseconds."""
         with self._lock:
-            self._samples[name].append(ms)
-            self._counts[name] += 1
+            self._add(name, ms)
 
-    def frame(self, source: str) -> None:
+    def frame(self, source: str, capture_ms: float) -> None:
         """Count a frame taken from a source while a student was there to see it."""
         with self._lock:
             self._totals.sources.setdefault(source, SourceCounts()).frames += 1
+            self._add("capture", capture_ms)
 
-    def gated(self, source: str) -> None:
-        """Count a frame the gate kept from inference."""
-        with self._lock:
-            self._totals.sources.setdefault(source, SourceCounts()).gated += 1
+    def looked(self, source: str, inferences: int, stages: dict[str, float]) -> None:
+        """Count a frame (or a decision on sound) that is done with.
 
-    def inferred(self) -> None:
-        """Count one inference."""
+        Args:
+            source: whose it was.
+            inferences: how many were made for it; none = the gate kept it from them.
+            stages: what each stage took, milliseconds.
+
+        """
         with self._lock:
-            self._totals.inferences += 1
+            self._totals.inferences += inferences
+            if not inferences:
+                self._totals.sources.setdefault(source, SourceCounts()).gated += 1
+            for name, ms in stages.items():
+                self._add(name, ms)
 
     def announced(self) -> None:
         """Count an event announced (`new`)."""
@@ -109,6 +115,10 @@ class Telemetry:
             self._counts = dict.fromkeys(STAGES, 0)
             sources = {name: self._source(name, interval_s, *queue) for name, queue in queues.items()}
             return interval_s, stages, sources
+
+    def _add(self, name: str, ms: float) -> None:
+        self._samples[name].append(ms)
+        self._counts[name] += 1
 
     def _source(self, name: str, interval_s: float, waiting: int, dropped: int) -> SourceTelemetry:
         counts = self._totals.sources.get(name, SourceCounts())

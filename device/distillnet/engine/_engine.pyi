@@ -10,6 +10,19 @@ class UnsupportedError(Exception): ...
 class Model:
     def __new__(cls, data: bytes, threads: int, max_arena_bytes: int, kernels: str | None) -> Model: ...
     def run(self, input: NDArray[Any], output: NDArray[Any], /) -> None: ...
+    def look(
+        self,
+        frame: NDArray[Any],
+        layout: int,
+        frame_size: tuple[int, int],
+        boxes: NDArray[Any],
+        tensor_size: tuple[int, int],
+        colour: int,
+        table: NDArray[Any],
+        tensor: NDArray[Any],
+        outputs: NDArray[Any],
+        /,
+    ) -> tuple[float, float]: ...
     def info(self) -> dict[str, Any]: ...
     def profile(self) -> list[dict[str, Any]]: ...
 

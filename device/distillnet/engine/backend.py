@@ -2,10 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from distillnet.engine.preprocess import Preparation
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,21 @@ class Model(Protocol):
 
         Raises:
             ModelError: wrong shape or dtype.
+
+        """
+
+    def look(self, frame: NDArray[np.uint8], preparation: "Preparation") -> tuple[Tensor, float, float]:
+        """Run on all zones of a frame in one call.
+
+        Args:
+            frame: C-contiguous, of the size `preparation` is for.
+            preparation: zones and how they become tensors.
+
+        Returns:
+            Outputs (zones, …), and what preparing and running took, milliseconds of all zones together.
+
+        Raises:
+            ModelError: a zone outside the frame, or too large.
 
         """
 

@@ -1,11 +1,14 @@
 """LiteRT behind the engine's interface: the fallback for models with operators the native engine does not know."""
 
+import time
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distillnet.engine.backend import ModelError, Tensor, check_tensor
+from distillnet.engine.preprocess import Preparation
 
 
 class LiteRTModel:
@@ -54,6 +57,17 @@ class LiteRTModel:
         self._interpreter.invoke()
         output: Tensor = self._interpreter.get_tensor(self._output["index"])
         return output
+
+    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Tensor, float, float]:
+        """See `distillnet.engine.Model.look`."""
+        outputs, marks = [], [time.perf_counter()]
+        for zone in range(len(preparation.boxes)):
+            tensor = preparation.fill(frame, zone)
+            marks.append(time.perf_counter())
+            outputs.append(self.run_tensor(tensor))
+            marks.append(time.perf_counter())
+        spent = np.diff(marks) * 1000.0
+        return np.concatenate(outputs), float(spent[::2].sum()), float(spent[1::2].sum())
 
     def profile(self) -> list[dict[str, Any]]:
         """LiteRT's Python interface does not tell."""

@@ -4,9 +4,11 @@ import os
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distillnet.engine import _engine
 from distillnet.engine.backend import ModelError, Tensor, check_tensor
+from distillnet.engine.preprocess import Preparation
 
 KERNELS_VARIABLE = "DISTILLNET_KERNELS"
 
@@ -62,6 +64,18 @@ class NativeModel:
         output: Tensor = np.empty(self._info["output"]["shape"], self._output_dtype)
         self._model.run(np.ascontiguousarray(x), output)
         return output
+
+    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Tensor, float, float]:
+        """See `distillnet.engine.Model.look`."""
+        p = preparation
+        outputs: Tensor = np.empty((len(p.boxes), *self._info["output"]["shape"][1:]), self._output_dtype)
+        try:
+            prepare_ms, run_ms = self._model.look(
+                frame, p.layout, p.frame_size, p.boxes, p.tensor_size, p.colour, p.table, p.tensor, outputs
+            )
+        except _engine.LoadError as exc:
+            raise ModelError(str(exc)) from None
+        return outputs, prepare_ms, run_ms
 
     def profile(self) -> list[dict[str, Any]]:
         """See `distillnet.engine.Model.profile`."""

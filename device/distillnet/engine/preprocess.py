@@ -2,12 +2,13 @@
 
 `image_tensor` does it in C, in one pass over the frame (device/csrc/image.c); `reference_tensor` is the definition, in
 NumPy. Both are in whole numbers, so every machine gives the same bits, within one step of OpenCV's INTER_AREA and
-INTER_LINEAR. Called by `Student`.
+INTER_LINEAR. `Preparation` is what is the same for every frame of a source. Called by `Student`.
 
 A frame says by its shape, as in OpenCV, what it is: uint8 (H, W, 3) BGR; (H, W, 2) YUYV, W even; (3 H / 2, W) NV12, H
 and W even: H rows of Y, then H / 2 of U and V in turns. YUV is BT.601 with limited range.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +22,7 @@ Frame = NDArray[np.uint8]
 
 _COLOURS = {"bgr": 0, "rgb": 1, "grey": 2}  # dn_colour
 _BGR, _YUYV, _NV12 = range(3)  # dn_layout
+_FRAMES = "(H, W, 3) BGR, (H, even W, 2) YUYV or (3 H / 2, W) NV12 of even sides"
 _YUV = np.array(
     [[1220542, 2116026, 0], [1220542, -409993, -852492], [1220542, 0, 1673527]], np.int64
 )  # B, G, R in 1/2^20
@@ -46,19 +48,70 @@ def image_tensor(
         ModelError: not such a frame, a zone outside it, or more than 2^23 pixels.
 
     """
-    layout, height, width = _layout(frame)
-    box = zone_box(width, height, zone)
-    tensor = np.empty((1, spec.height, spec.width, 1 if spec.colour == "grey" else 3), np.int8)
-    area = _uses_area(spec, box)
-    table = _quantisation_table(spec.mean, spec.scale, scale, zero_point)
-    pixels = np.ascontiguousarray(frame)
-    try:
-        _engine.image_tensor(
-            pixels, layout, (height, width), box, (spec.height, spec.width), area, _COLOURS[spec.colour], table, tensor
-        )
-    except _engine.LoadError as exc:
-        raise ModelError(str(exc)) from None
-    return tensor
+    return Preparation(frame.shape, [zone], spec, scale, zero_point).fill(contiguous(frame), 0)
+
+
+def contiguous(frame: Frame) -> Frame:
+    """Return a frame as the C engine takes it.
+
+    Raises:
+        ModelError: it is not of bytes.
+
+    """
+    if frame.dtype != np.uint8:
+        raise ModelError(f"a frame must be uint8 {_FRAMES}; got {frame.dtype} {frame.shape}")
+    return frame if frame.flags.c_contiguous else np.ascontiguousarray(frame)
+
+
+class Preparation:
+    """How frames of one size become a student's input, zone by zone; worked out once, used with every frame.
+
+    `boxes` int32 (zones, 5): left, top, right, bottom in pixels, and whether it shrinks. `tensor` int8 (1, H, W, C) is
+    the room for one input: one thread at a time.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], zones: Sequence[Zone | None], spec: ImageInput, scale: float, zero_point: int
+    ) -> None:
+        """Prepare for frames of `shape`.
+
+        Raises:
+            ModelError: not the shape of a frame.
+
+        """
+        self.layout, height, width = _layout(shape)
+        boxes = [zone_box(width, height, zone) for zone in zones]
+        self.frame_size = (height, width)
+        self.boxes = np.array([(*box, _uses_area(spec, box)) for box in boxes], np.int32)
+        self.tensor_size = (spec.height, spec.width)
+        self.colour = _COLOURS[spec.colour]
+        self.table = _quantisation_table(spec.mean, spec.scale, scale, zero_point)
+        self.tensor = np.empty((1, spec.height, spec.width, 1 if spec.colour == "grey" else 3), np.int8)
+
+    def fill(self, frame: Frame, zone: int) -> NDArray[np.int8]:
+        """Put one zone of a contiguous frame into `tensor`, and return that.
+
+        Raises:
+            ModelError: a zone outside the frame, or more than 2^23 pixels.
+
+        """
+        left, top, right, bottom, area = self.boxes[zone].tolist()
+        box = (left, top, right, bottom)
+        try:
+            _engine.image_tensor(
+                frame,
+                self.layout,
+                self.frame_size,
+                box,
+                self.tensor_size,
+                bool(area),
+                self.colour,
+                self.table,
+                self.tensor,
+            )
+        except _engine.LoadError as exc:
+            raise ModelError(str(exc)) from None
+        return self.tensor
 
 
 def reference_tensor(
@@ -91,7 +144,7 @@ def to_bgr(frame: Frame) -> Frame:
         ModelError: not such a frame.
 
     """
-    layout, height, width = _layout(frame)
+    layout, height, width = _layout(frame.shape)
     if layout == _BGR:
         return frame
     if layout == _YUYV:
@@ -103,19 +156,15 @@ def to_bgr(frame: Frame) -> Frame:
     return bgr
 
 
-def _layout(frame: Frame) -> tuple[int, int, int]:
-    """Return dn_layout, height and width of a frame."""
-    if frame.dtype == np.uint8:
-        if frame.ndim == 3 and frame.shape[2] == 3:
-            return _BGR, frame.shape[0], frame.shape[1]
-        if frame.ndim == 3 and frame.shape[2] == 2 and frame.shape[1] % 2 == 0:
-            return _YUYV, frame.shape[0], frame.shape[1]
-        if frame.ndim == 2 and frame.shape[0] % 3 == 0 and frame.shape[1] % 2 == 0:
-            return _NV12, frame.shape[0] // 3 * 2, frame.shape[1]
-    raise ModelError(
-        "a frame must be uint8 (H, W, 3) BGR, (H, even W, 2) YUYV or (3 H / 2, W) NV12 of even sides; "
-        f"got {frame.dtype} {frame.shape}"
-    )
+def _layout(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return dn_layout, height and width of a frame of this shape."""
+    if len(shape) == 3 and shape[2] == 3:
+        return _BGR, shape[0], shape[1]
+    if len(shape) == 3 and shape[2] == 2 and shape[1] % 2 == 0:
+        return _YUYV, shape[0], shape[1]
+    if len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0:
+        return _NV12, shape[0] // 3 * 2, shape[1]
+    raise ModelError(f"a frame must be uint8 {_FRAMES}; got {shape}")
 
 
 def zone_box(width: int, height: int, zone: Zone | None) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """A student ready to run: its card, its model, scores for a frame, and the self-test with its golden vectors."""
 
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillnet.engine.backend import Backend, Model, ModelError, Zone, load
-from distillnet.engine.preprocess import Frame, image_tensor
+from distillnet.engine.preprocess import Frame, Preparation, contiguous
 from distillnet.proto.archive import StudentFile, digest, unpack
 from distillnet.proto.card import Card, ImageInput
 
+Scores = NDArray[np.float32]
+
 _MAX_GOLDEN_BYTES = 32 << 20
+_MOST_PREPARATIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a student saw on one frame: scores of each zone, float32 (K+1,), and what that took."""
+
+    scores: list[Scores]
+    prepare_ms: float
+    infer_ms: float
 
 
 @dataclass(frozen=True)
@@ -40,23 +53,49 @@ class Student:
         _check_fits(model, file.card)
         return cls(card=file.card, digest=digest(data), model=model, golden=file.golden)
 
-    def scores(self, frame: Frame, zone: Zone | None = None) -> NDArray[np.float32]:
+    def look(self, frame: Frame, zones: tuple[Zone | None, ...]) -> Look:
+        """Score the zones of a frame, uint8 (H, W, 3) BGR, in one call of the engine; None = all of the frame.
+
+        Raises:
+            ModelError: not such a frame, a zone outside it, or this student hears.
+
+        """
+        key = (frame.shape, zones)
+        preparation = self._preparations.get(key)
+        if preparation is None:
+            if not isinstance(self.card.input, ImageInput):
+                raise ModelError(f"student {self.card.application!r} hears; it cannot look at a frame")
+            if len(self._preparations) >= _MOST_PREPARATIONS:
+                self._preparations.clear()  # a stream that keeps changing its size
+            quantisation = self._info["input"]
+            preparation = Preparation(
+                frame.shape, zones, self.card.input, quantisation["scale"], quantisation["zero_point"]
+            )
+            self._preparations[key] = preparation
+        outputs, prepare_ms, infer_ms = self.model.look(contiguous(frame), preparation)
+        return Look([self.scores_of(output) for output in outputs], prepare_ms, infer_ms)
+
+    def scores(self, frame: Frame, zone: Zone | None = None) -> Scores:
         """Score a frame, uint8 (H, W, 3) BGR; returns float32 (K+1,), 0–1, sum 1, in output order."""
-        return self.scores_of(self.model.run_tensor(self.tensor(frame, zone)))
+        return self.look(frame, (zone,)).scores[0]
 
-    def tensor(self, frame: Frame, zone: Zone | None = None) -> NDArray[np.int8]:
-        """Return the input tensor for a frame, int8 (1, H, W, C)."""
-        if not isinstance(self.card.input, ImageInput):
-            raise ModelError(f"student {self.card.application!r} hears; it cannot look at a frame")
-        quantisation = self._info["input"]
-        return image_tensor(frame, self.card.input, quantisation["scale"], quantisation["zero_point"], zone)
+    def scores_of(self, output: NDArray[np.int8]) -> Scores:
+        """Turn int8 logits (…, K+1) into calibrated scores, float32 (K+1,)."""
+        values = output.reshape(-1).tolist()
+        top, weights = max(values), self._weights
+        shares = [weights[top - value] for value in values]
+        total = sum(shares)
+        return np.array([share / total for share in shares], np.float32)
 
-    def scores_of(self, output: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Turn int8 logits (1, K+1) into calibrated scores, float32 (K+1,)."""
-        quantisation = self._info["output"]
-        logits = (output.reshape(-1).astype(np.float64) - quantisation["zero_point"]) * quantisation["scale"]
-        weights = np.exp((logits - logits.max()) / self.card.temperature)
-        return np.asarray(weights / weights.sum(), np.float32)
+    @cached_property
+    def _weights(self) -> list[float]:
+        """exp(-d) for each distance of an int8 logit from the largest one, in the student's scale and temperature."""
+        step = self._info["output"]["scale"] / self.card.temperature
+        return [math.exp(-distance * step) for distance in range(256)]
+
+    @cached_property
+    def _preparations(self) -> dict[tuple[tuple[int, ...], tuple[Zone | None, ...]], Preparation]:
+        return {}
 
     @cached_property
     def _info(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_beside_compares_only_the_events_both_students_have(events, differs):
     with Beside(slot, other) as beside:
         for _ in range(400):
             frame = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            slot.record_inference(frame, None, live.scores(frame))
+            slot.record_look(frame, [None], [live.scores(frame)], 1.0)
             if beside.result().frames >= 5:
                 break
             threading.Event().wait(0.002)

@@ -3,7 +3,7 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from simulated_cloud import SimulatedCloud
 
 from distillnet.device.config import DeviceConfig
 from distillnet.device.daemon import Daemon, Summary
+from distillnet.device.slot import Scores
 from distillnet.device.update import admission
 from distillnet.engine import ModelError
 from distillnet.engine.student import Student
@@ -42,11 +43,21 @@ class Faulty:
     def run_tensor(self, x):
         if self.tests_left > 0:
             self.tests_left -= 1
-        elif self.seed == RAISES:
-            raise ModelError("injected")
         else:
-            time.sleep(0.025)
+            self._fail()
         return self.model.run_tensor(x)
+
+    def look(self, frame, preparation):
+        began = time.monotonic()
+        self._fail()
+        late_ms = (time.monotonic() - began) * 1e3
+        outputs, prepare_ms, run_ms = self.model.look(frame, preparation)
+        return outputs, prepare_ms, run_ms + late_ms
+
+    def _fail(self):
+        if self.seed == RAISES:
+            raise ModelError("injected")
+        time.sleep(0.025)
 
 
 def faulty_load(load: Callable[..., Student]) -> Callable[..., Student]:
@@ -109,17 +120,17 @@ class LiveBoard(Board):
             write_video(video)
         self.daemon = Daemon(self.config)
         self.slot, self.service = self.daemon.slot, self.daemon._updates
-        record, fail = self.slot.record_frame, self.slot.record_error
+        record, fail = self.slot.record, self.slot.record_error
 
-        def timed(infer_ms: float) -> None:
-            record(infer_ms)
+        def timed(scores: Sequence[Scores], ms: float) -> None:
+            record(scores, ms)
             self.done.append(time.monotonic())
 
         def failed() -> None:
             fail()
             self.done.append(time.monotonic())
 
-        self.slot.record_frame, self.slot.record_error = timed, failed
+        self.slot.record, self.slot.record_error = timed, failed
         self.slot.observe(lambda old, new: self.switches.append(time.monotonic()))
         self._thread = threading.Thread(target=self._run, name="daemon")
         self._thread.start()
