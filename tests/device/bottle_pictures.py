@@ -1,0 +1,84 @@
+"""Pictures for the `bottles` student, from Tiny-ImageNet, made nearer to what a fixed camera sees.
+
+Called by `eval_bottles.py`. Every random choice has a fixed seed: the same archive gives the same pictures.
+"""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BOTTLES = ("n03983396", "n02823428")
+SIDE = 64
+SMALLER = (0.4, 0.8)
+SURFACES = 800
+PATCH = 20
+
+Picture = NDArray[np.uint8]
+
+
+def write(archive: Path, place: Path) -> None:
+    """Lay out the training split by class; `place` appears whole or not at all.
+
+    A zone of a camera shows a thing smaller than a photograph does, and often nothing at all. So every third picture
+    (of bottles every second) is shrunk onto a plain surface, and the class `other` is plain surfaces: the smoothest
+    patches of pictures without a bottle, alone or one above the other.
+    """
+    rng, partial = np.random.default_rng(0), place.with_name(f"{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with zipfile.ZipFile(archive) as zipped:
+        names = sorted(name for name in zipped.namelist() if name.startswith("train/"))
+        pictures = {name: _decode(zipped.read(name)) for name in names}
+    patches = [_smoothest(pictures[name]) for name in names if name.split("/")[1] not in BOTTLES]
+    patches = sorted(patches, key=lambda patch: float(patch.std(axis=(0, 1)).mean()))[: len(patches) // 2]
+    for index, name in enumerate(names):
+        wordnet, picture = name.split("/")[1], pictures[name]
+        if index % (2 if wordnet in BOTTLES else 3) == 0:
+            picture = _shrunk(picture, _surface(patches, rng), rng)
+        _write(partial / wordnet / f"{Path(name).stem}.png", picture)
+    for index in range(SURFACES):
+        _write(partial / "other" / f"surface-{index}.png", _surface(patches, rng))
+    partial.replace(place)
+
+
+def _decode(data: bytes) -> Picture:
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+
+
+def _smoothest(picture: Picture) -> Picture:
+    corners = [(top, left) for top in range(0, SIDE - PATCH + 1, 11) for left in range(0, SIDE - PATCH + 1, 11)]
+    patches = [picture[top : top + PATCH, left : left + PATCH] for top, left in corners]
+    return min(patches, key=lambda patch: float(patch.std(axis=(0, 1)).mean()))
+
+
+def _surface(patches: list[Picture], rng: np.random.Generator) -> Picture:
+    def one() -> NDArray[np.float32]:
+        patch = patches[int(rng.integers(len(patches)))]
+        return cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+
+    surface = one()
+    if rng.random() < 0.5:
+        row = np.arange(SIDE)[:, None] - SIDE * rng.uniform(0.2, 0.9) + np.arange(SIDE) * rng.uniform(-0.2, 0.2)
+        below = np.clip(row / rng.uniform(0.5, 3.0), 0, 1)[..., None]
+        surface = surface * (1 - below) + one() * below
+    return np.clip(surface + rng.normal(0, 2, surface.shape), 0, 255).astype(np.uint8)
+
+
+def _shrunk(picture: Picture, onto: Picture, rng: np.random.Generator) -> Picture:
+    height, width = (int(SIDE * scale) for scale in rng.uniform(*SMALLER, 2))
+    top, left = int(rng.integers(SIDE - height + 1)), int(rng.integers(SIDE - width + 1))
+    small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    mask = np.zeros((SIDE, SIDE, 1), np.float32)
+    mask[top + 2 : top + height - 2, left + 2 : left + width - 2] = 1
+    mask = cv2.GaussianBlur(mask, (0, 0), 1.5)[..., None]
+    canvas = onto.astype(np.float32)
+    canvas[top : top + height, left : left + width] = small
+    return np.clip(mask * canvas + (1 - mask) * onto, 0, 255).astype(np.uint8)
+
+
+def _write(path: Path, picture: Picture) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())

