@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(360
 LONG = os.environ.get("DISTILLNET_LONG") == "1"
 RESTARTS, EVENTS = (20, 10_000) if LONG else (4, 1_000)
 KILLS = 200 if LONG else 6
-SICK = 10 if LONG else 1
+SICK = 5 if LONG else 1
 log = logging.getLogger(__name__)
 
 _DAEMON = """
@@ -113,7 +113,7 @@ class Run:
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of two megabytes."""
+    """A file system of sixteen megabytes."""
 
     path: Path
 
@@ -137,7 +137,7 @@ class SmallDisk:
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     path = tmp_path / "small"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("no right to mount: not shown that a full or a read-only disk loses no event")
     yield SmallDisk(path)
