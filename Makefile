@@ -104,7 +104,7 @@ eval-audio: $(VENV)/.deps ## Students of ten sounds beside YAMNet, cross-validat
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python -m distillnet.cloud.audio $(ARGS)
 
-bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 500,1000,2000")
+bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 1250,2500,5000 --keep FILE")
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/cloud/fleet/bench_fleet.py $(ARGS)
 
@@ -135,6 +135,10 @@ test-endurance: $(VENV)/.deps ## 20 broker restarts, 200 SIGKILLs, full and read
 test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/update/support/report.py $(ARGS)
+
+test-chaos: $(VENV)/.deps ## kill -9 of service, PostgreSQL and broker during rollouts to 200 devices, ten times
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/cloud/fleet/chaos.py $(ARGS)
 
 test-ray: $(VENV)/.deps ## Jobs on a real local Ray cluster of several node processes
 	@test -e $(VENV)/.develop || $(MAKE) install

@@ -44,6 +44,9 @@ def distil(directory: str) -> None:
     with (place / LOG).open("a", buffering=1) as log, contextlib.redirect_stderr(log):
         from distillnet.cloud.pipeline import distill
 
+        if list((place / OUT).glob(".distil*.pt")):
+            log.write("going on from the checkpoint\n")
+
         distill(
             place / APPLICATION,
             place / OUT,
