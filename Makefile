@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm bench-daemon bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
