@@ -148,6 +148,9 @@ class UpdateSection(Strict):
     hours: list[tuple[str, str]] = Field(
         default_factory=list, description='an update begins only within these local times, e.g. ["02:00", "04:00"]'
     )
+    metered: list[str] = Field(
+        default_factory=list, description='and not while the way out is one of these interfaces, e.g. "wwan*"'
+    )
 
 
 class DeviceConfig(Strict):

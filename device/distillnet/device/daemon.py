@@ -114,12 +114,14 @@ class Daemon:
         )
         self._pipeline = Pipeline(self._slot, self._intake, decisions, announcer, self._telemetry, self._evidence)
         self._pipelines: dict[Sense, Pipeline] = {"sight": self._pipeline}
-        listener = sound_student(config)
-        if listener is not None:
+        hearing: ModelSlot | None = None
+        if config.sound_model is not None:
+            hearing = ModelSlot(sound_student(config))
             sounds = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
             self._pipelines["hearing"] = Pipeline(
-                ModelSlot(listener), self._intake, sounds, announcer, self._telemetry, self._evidence, "hearing"
+                hearing, self._intake, sounds, announcer, self._telemetry, self._evidence, "hearing"
             )
+            hearing.observe(lambda old, new: self._say_student(self._slot.current()))
         self._sources = {source.id: source for source in config.source}
         self._watch_sources()
         self._slot.observe(lambda old, new: self._say_student(new))
@@ -129,7 +131,7 @@ class Daemon:
         self._commands = self._make_commands()
         port = config.telemetry.prometheus_port
         self._exporter = None if port is None else Exporter(port, self._exposition)
-        self._updates = updates(config, self._slot, self._say_model)
+        self._updates = updates(config, self._slot, self._say_model, hearing, self._reporter.sound_model)
 
     @property
     def slot(self) -> ModelSlot:
@@ -173,8 +175,7 @@ class Daemon:
         self._evidence.start()
         for pipeline in self._pipelines.values():
             pipeline.start()
-        if student is not None:
-            self._say_student(student)
+        self._say_student(student)
         self._link.start()
         for feed in self._feeds.values():
             feed.start()
@@ -296,7 +297,7 @@ class Daemon:
         self._pipelines[sense].use_rules(self._config.event)
         self._watch_sources(sense)
         student = self._slot.current()
-        if student is not None and sense == "sight":
+        if sense == "sight":
             self._say_student(student)
 
     def _watch_sources(self, *senses: Sense) -> None:
@@ -423,7 +424,9 @@ class Daemon:
         self._reporter.model(payload)
         self._health.update_phase(payload.phase)
 
-    def _say_student(self, student: Student) -> None:
+    def _say_student(self, student: Student | None) -> None:
+        if student is None:
+            return
         card, engine = student.card, student.model.info
         how = f"{engine['engine']} ({engine['kernels']})"
         note(log, Note.STUDENT, "running %s v%d by %s", card.application, card.version, how)

@@ -25,6 +25,8 @@ class Shown:
     pairs: tuple[tuple[str, str], ...]
     """Source and event of every `state` topic."""
     telemetry_interval_s: float
+    sound_application: str = ""
+    """Of the student for sounds, on a board that has two."""
 
 
 def discovery_topic(prefix: str, device: str) -> str:
@@ -69,8 +71,12 @@ def platforms(document: dict[str, Any]) -> dict[str, str]:
 def _components(shown: Shown, topics: Topics) -> dict[str, Component]:
     components: dict[str, Component] = {
         "state": _sensor(shown, "state", "State", topics.status, "value_json.state"),
-        "model": _model(shown, topics),
+        "model": _model(shown, topics, "model", "Student", topics.model, shown.info.application),
     }
+    if shown.sound_application:
+        components["sound_model"] = _model(
+            shown, topics, "sound_model", "Sound student", topics.sound_model, shown.sound_application
+        )
     for stage, name in (("infer", "Inference"), ("end_to_end", "End to end")):
         template = f"value_json.stages.{stage}.p95 | round(2) if value_json.stages.{stage} is defined else none"
         components[f"{stage}_p95"] = _measurement(shown, f"{stage}_p95", f"{name} p95", template, "ms")
@@ -120,16 +126,16 @@ def _event(shown: Shown, topics: Topics, source: str, event: str) -> Component:
     }
 
 
-def _model(shown: Shown, topics: Topics) -> Component:
+def _model(shown: Shown, topics: Topics, key: str, name: str, topic: str, title: str) -> Component:
     installed = "(value_json.installed or {}).get('version', 0) | string"
     latest = "((value_json.candidate or value_json.installed) or {}).get('version', 0) | string"
     busy = "value_json.phase in ['fetching', 'verifying', 'self-test', 'shadow', 'switched', 'probation']"
     fields = f"'installed_version': {installed}, 'latest_version': {latest}, 'in_progress': {busy}"
-    return _base(shown, "update", "model", "Student") | {
-        "state_topic": topics.model,
+    return _base(shown, "update", key, name) | {
+        "state_topic": topic,
         "value_template": f"{{{{ {{{fields}}} | tojson }}}}",
         "command_topic": topics.command("update"),
         "payload_install": "{}",
-        "title": shown.info.application,
+        "title": title,
         "entity_category": "config",
     }

@@ -79,6 +79,10 @@ class Reporter:
         """Say how far an update is."""
         self.retain(self._topics.model, encode(payload))
 
+    def sound_model(self, payload: ModelPayload) -> None:
+        """Say how far an update of the student for sounds is."""
+        self.retain(self._topics.sound_model, encode(payload))
+
     def student(self, student: Student, pairs: Iterable[tuple[str, str]]) -> None:
         """Say what runs, and which events on which sources that means."""
         card, engine = student.card, student.model.info
@@ -143,7 +147,9 @@ class Reporter:
         return self._latest
 
     def _discover(self, info: InfoPayload, pairs: tuple[tuple[str, str], ...]) -> None:
-        shown = Shown(self._config.device.name, info, pairs, self._config.telemetry.interval_s)
+        heard = self._config.sound_model
+        sound = "" if heard is None else heard.application
+        shown = Shown(self._config.device.name, info, pairs, self._config.telemetry.interval_s, sound)
         topic = discovery_topic(self._config.mqtt.home_assistant_prefix, self._config.device.name)
         now = platforms(discovery(shown))
         removed = {key: platform for key, platform in self._announced.components.items() if key not in now}

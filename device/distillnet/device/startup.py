@@ -66,10 +66,10 @@ def first_student(config: DeviceConfig) -> Student | None:
 
 
 def sound_student(config: DeviceConfig) -> Student | None:
-    """Return the student of `[sound_model]`; None where the device file has no such section.
+    """Return the student of `[sound_model]`: the committed one, else its path, else none where updates may bring one.
 
     Raises:
-        ConfigError: it names no file, it cannot be read, is for another application, or does not hear.
+        ConfigError: there is none and none can come, it cannot be read, is for another application, or does not hear.
         StudentError: it is no valid student.
         ModelError: its model cannot be loaded.
 
@@ -77,12 +77,16 @@ def sound_student(config: DeviceConfig) -> Student | None:
     section = config.sound_model
     if section is None:
         return None
-    if section.path is None:
-        raise ConfigError("sound_model.path: is missing; updates bring the student of [model] only")
-    data = _bytes_of(section.path, "sound_model.path")
-    student = _loaded(config, data, str(section.path), section.application, "sound_model")
+    data, where = _committed(config, sound=True), "the committed student for sounds"
+    if data is None and section.path is not None:
+        data, where = _bytes_of(section.path, "sound_model.path"), str(section.path)
+    if data is None:
+        if not _takes_updates(config):
+            raise ConfigError("sound_model.path: is missing, and no updates can bring a student: see update.server")
+        return None
+    student = _loaded(config, data, where, section.application, "sound_model")
     if not isinstance(student.card.input, AudioInput):
-        raise ConfigError(f"sound_model.path: {section.path} is a student for pictures")
+        raise ConfigError(f"sound_model.path: {where} is a student for pictures")
     return student
 
 
@@ -108,29 +112,39 @@ def _loaded(config: DeviceConfig, data: bytes, where: str, application: str, sec
     return student
 
 
-def updates(config: DeviceConfig, slot: ModelSlot, publish: Callable[[ModelPayload], None]) -> Updates | None:
-    """Return the update service; None where the device file names no server and there is no store."""
+def updates(
+    config: DeviceConfig,
+    slot: ModelSlot,
+    publish: Callable[[ModelPayload], None],
+    hearing: ModelSlot | None = None,
+    publish_sound: Callable[[ModelPayload], None] = lambda _: None,
+) -> Updates | None:
+    """Return the update service of one or both students; None where the device file names no server and no store is."""
     if not _takes_updates(config):
         return None
-    from distillnet.device.update.service import UpdateService
+    from distillnet.device.update.service import UpdateService, for_sound
 
-    return UpdateService(config, slot, publish)
+    service = UpdateService(config, slot, publish)
+    if hearing is not None:
+        UpdateService(for_sound(config), hearing, publish_sound, host=service)
+    return service
 
 
 def _takes_updates(config: DeviceConfig) -> bool:
     return config.update.server is not None or (config.device.state_dir / "store").exists()
 
 
-def _committed(config: DeviceConfig) -> bytes | None:
+def _committed(config: DeviceConfig, *, sound: bool = False) -> bytes | None:
     if not _takes_updates(config):
         return None
     from distillnet.device.update.errors import UpdateError  # only boards that take updates need TUF
-    from distillnet.device.update.service import startup_student
+    from distillnet.device.update.service import SOUND_STORE, STORE, for_sound, startup_student
 
+    mine = for_sound(config) if sound else config
     try:
-        return startup_student(config)
+        return startup_student(mine, name=SOUND_STORE if sound else STORE)
     except UpdateError as exc:
-        if config.model.path is None:
+        if mine.model.path is None:
             raise ConfigError(f"the store of students cannot be used: {exc}") from exc
-        log.error("the store of students cannot be used, starting with %s: %s", config.model.path, exc)
+        log.error("the store of students cannot be used, starting with %s: %s", mine.model.path, exc)
         return None

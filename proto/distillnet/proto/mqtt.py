@@ -64,6 +64,11 @@ class Topics:
         """QoS 1, retained."""
         return f"{self.base}/model"
 
+    @property
+    def sound_model(self) -> str:
+        """As `model`, of the student for sounds on a board that has two; QoS 1, retained."""
+        return f"{self.base}/sound_model"
+
     def event(self, source: str, event: str) -> str:
         """QoS 1, not retained."""
         return f"{self.base}/event/{source}/{event}"

@@ -317,6 +317,19 @@ def test_update_waits_for_its_hours_and_a_rollback_does_not(cloud, make_board, m
     assert board.running_version == 3
 
 
+def test_update_waits_while_the_way_out_is_metered(cloud, make_board, monkeypatch):
+    board = make_board(metered=["wwan*"]).enroll().start()
+    board.take(1)
+    way = {"out": "wwan0"}
+    monkeypatch.setattr(service, "metered_by", lambda patterns: way["out"] if patterns == ["wwan*"] else "")
+    directive = cloud.publish(2, tiny.numbered(2))
+    cloud.send(board.name, directive)
+    until(lambda: any("not metered (wwan0)" in report.reason for report in cloud.served.reports))
+    assert board.running_version == 1
+    way["out"] = ""
+    assert cloud.wait_outcome(directive).phase == COMMITTED
+
+
 @pytest.mark.parametrize(
     ("hours", "clock", "inside"),
     [

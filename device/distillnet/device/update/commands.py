@@ -15,7 +15,7 @@ from distillnet.device.update import capabilities
 from distillnet.device.update.enroll import enroll
 from distillnet.device.update.errors import StoreError, UpdateError
 from distillnet.device.update.orders import AtRest, Order, Orders, ask_daemon
-from distillnet.device.update.service import STORE, open_store
+from distillnet.device.update.service import SOUND_STORE, STORE, for_sound, open_store
 from distillnet.proto.strict import ConfigError
 
 _BUSY_S = 30.0
@@ -80,53 +80,63 @@ def _enroll(
     )
 
 
+_SOUND = typer.Option(False, "--sound", help="The student of [sound_model] instead of the one of [model].")
+
+
 @model.command("list")
 def _list(
     config: Path = typer.Option(..., "--config", help="The device file."),
+    sound: bool = _SOUND,
     json_: bool = typer.Option(False, "--json", help="Print facts as JSON."),
 ) -> None:
     """Show which students are on this board and how updates ended.
 
     Example: distillnet model list --config device.toml
     """
-    _print(_order(config, Order(verb="show")), json_)
+    _print(_order(config, Order(verb="show"), sound), json_)
 
 
 @model.command("rollback")
 def _rollback(
     config: Path = typer.Option(..., "--config", help="The device file."),
     reason: str = typer.Option("", "--reason", help="Kept in the history and reported to the fleet."),
+    sound: bool = _SOUND,
     json_: bool = typer.Option(False, "--json", help="Print facts as JSON."),
 ) -> None:
     """Go back to the previous student; the one left is not taken again unless the fleet asks for it anew.
 
     Example: distillnet model rollback --config device.toml --reason "misses cats"
     """
-    _print(_order(config, Order(verb="rollback", reason=reason)), json_)
+    _print(_order(config, Order(verb="rollback", reason=reason), sound), json_)
 
 
 @model.command("pin")
 def _pin(
     config: Path = typer.Option(..., "--config", help="The device file."),
     off: bool = typer.Option(False, "--off", help="Take updates again."),
+    sound: bool = _SOUND,
     json_: bool = typer.Option(False, "--json", help="Print facts as JSON."),
 ) -> None:
     """Stay with the current student: every update is refused until `--off`.
 
     Example: distillnet model pin --config device.toml
     """
-    _print(_order(config, Order(verb="unpin" if off else "pin")), json_)
+    _print(_order(config, Order(verb="unpin" if off else "pin"), sound), json_)
 
 
-def _order(path: Path, order: Order) -> dict[str, Any]:
+def _order(path: Path, order: Order, sound: bool) -> dict[str, Any]:
     """Carry out an order here, or have the running daemon do it."""
-    config = load(path)
-    directory = config.device.state_dir / STORE
+    config, name = load(path), SOUND_STORE if sound else STORE
+    if sound:
+        if config.sound_model is None:
+            raise ConfigError(f"{path}: has no [sound_model]")
+        config = for_sound(config)
+    directory = config.device.state_dir / name
     if not directory.is_dir():
         raise ConfigError(f"{directory}: there is no model store; this board has never been updated or enrolled")
     try:
         try:
-            store = open_store(config, lock_wait_s=0.0)
+            store = open_store(config, name=name, lock_wait_s=0.0)
         except StoreError:
             if not os.access(directory, os.W_OK):
                 raise

@@ -32,6 +32,7 @@ from distillnet.device.update.watch import (
 from distillnet.engine import ModelError
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
+from distillnet.proto.card import AudioInput, ImageInput
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ _COMPARE_HZ: Final = (0.5, 10.0)
 _LOOK_AGAIN_S: Final = 600.0
 _BACK_S: Final = 3.0
 """Not longer: where an inference hangs, the rollback must be on the disk before the watchdog bites."""
-_TUF_DIRECTORY: Final = "tuf"
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,11 @@ class BoardEffects:
         progress: Callable[[float], None],
         limits: FetchLimits | None = None,
         backoff: Backoff | None = None,
+        tuf_directory: str = "tuf",
+        wanted_input: type[AudioInput] | type[ImageInput] | None = None,
     ) -> None:
-        """Use the daemon's slot and link."""
+        """Use the daemon's slot and link; `wanted_input` is what a student must see or hear by, None = either."""
+        self._tuf_directory, self._wanted_input = tuf_directory, wanted_input
         self._config, self._store, self._slot, self._link = config, store, slot, link
         self._stop, self._interrupted = stop, interrupted
         self._report, self._progress = report, progress
@@ -134,7 +137,11 @@ class BoardEffects:
     def self_test(self, update: Update, data: bytes) -> Student:
         """Test in a process apart, then in this one."""
         admission.try_apart(self._store.path(update.digest), self._config, self._stop)
-        return admission.load_tested(data, self._config)
+        student = admission.load_tested(data, self._config)
+        if self._wanted_input is not None and not isinstance(student.card.input, self._wanted_input):
+            wanted = "hears" if self._wanted_input is AudioInput else "sees"
+            raise RefusedError(f"self-test: {student.card.application!r} must be a student that {wanted} on this board")
+        return student
 
     def wants_shadow(self) -> bool:
         """Whether `shadow_s` is set and there is a student to compare with."""
@@ -241,7 +248,7 @@ class BoardEffects:
     def _trust(self) -> Trust:
         identity, channel = self._link.trust()
         fetcher = GrpcFetcher(channel, limits=self._limits, stop=self._stop)
-        directory = self._config.device.state_dir / _TUF_DIRECTORY
+        directory = self._config.device.state_dir / self._tuf_directory
         now = believed_time(identity, time.time(), self._link.now())
         return Trust(directory, identity.tuf_root, fetcher, self._store.files, now)
 

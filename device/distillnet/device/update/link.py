@@ -63,8 +63,10 @@ class FleetLink:
         self._thread = threading.Thread(target=self._run, name="update-link", daemon=True)
 
     def start(self) -> None:
-        """Start connecting."""
-        self._thread.start()
+        """Start connecting; again does nothing."""
+        with self._opening:
+            if self._thread.ident is None:
+                self._thread.start()
 
     def stop(self, timeout_s: float = 0.5) -> None:
         """End the stream and close the channel; does not wait longer than `timeout_s`."""
@@ -76,11 +78,6 @@ class FleetLink:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         self._close_channel()
-
-    @property
-    def started(self) -> bool:
-        """Whether `start` was called."""
-        return self._thread.ident is not None
 
     @property
     def connected(self) -> bool:

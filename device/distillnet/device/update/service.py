@@ -22,15 +22,18 @@ from distillnet.device.update.errors import RefusedError, StoppedError, StoreErr
 from distillnet.device.update.files import Files
 from distillnet.device.update.link import FleetLink
 from distillnet.device.update.machine import ENDS, ON_TRIAL
+from distillnet.device.update.network import metered_by
 from distillnet.device.update.orders import Orders
 from distillnet.device.update.record import Installed, Outcome, Past, Record, Update
 from distillnet.device.update.store import ModelStore
+from distillnet.proto.card import AudioInput, ImageInput
 from distillnet.proto.mqtt import InstalledModelPayload, ModelPayload, UpdatePhase
 from distillnet.proto.v1 import fleet_pb2
 
 log = logging.getLogger(__name__)
 
 STORE: Final = "store"
+SOUND_STORE: Final = "sound-store"
 _TICK_S: Final = 0.25
 _PROGRESS_S: Final = 1.0
 _JITTER: Final = 0.2
@@ -52,20 +55,28 @@ _PHASES: Final[dict[UpdatePhase, "fleet_pb2.UpdatePhase"]] = {
 }
 
 
-def open_store(config: DeviceConfig, *, files: Files | None = None, lock_wait_s: float = 5.0) -> ModelStore:
+def for_sound(config: DeviceConfig) -> DeviceConfig:
+    """Return the device file as the second student's updates see it: `[sound_model]` is its model."""
+    assert config.sound_model is not None
+    return config.model_copy(update={"model": config.sound_model, "sound_model": None})
+
+
+def open_store(
+    config: DeviceConfig, *, name: str = STORE, files: Files | None = None, lock_wait_s: float = 5.0
+) -> ModelStore:
     """Open the board's model store; raises `StoreError` if another process has it."""
-    directory = config.device.state_dir / STORE
+    directory = config.device.state_dir / name
     return ModelStore(directory, quota_bytes=config.update.store_bytes, files=files, lock_wait_s=lock_wait_s)
 
 
-def startup_student(config: DeviceConfig, files: Files | None = None) -> bytes | None:
+def startup_student(config: DeviceConfig, files: Files | None = None, name: str = STORE) -> bytes | None:
     """Return the student to start with, from the store; None if it holds none.
 
     The one on trial if there is one, unless the daemon has died of it `max_crashes` times: then that update is rolled
     back here. Otherwise the committed one, or the one before it where the committed one is damaged. Never raises
     because of what is in the store; a store that cannot be opened raises `StoreError`.
     """
-    with open_store(config, files=files) as store:
+    with open_store(config, name=name, files=files) as store:
         store.save(machine.started(store.record, config.update.max_crashes, time.time()))
         update, candidate = store.record.update, store.record.slots.candidate
         if update.phase in ON_TRIAL and candidate is not None:
@@ -85,7 +96,10 @@ def startup_student(config: DeviceConfig, files: Files | None = None) -> bytes |
 
 
 class UpdateService:
-    """Runs in threads of its own from `start` to `stop`."""
+    """Runs in threads of its own from `start` to `stop`. One for each student; a second one is the guest of the first:
+
+    it has its own application, store and slot, and shares the first one's link, for a board is one to its fleet.
+    """
 
     def __init__(
         self,
@@ -95,12 +109,17 @@ class UpdateService:
         *,
         source: random.Random | None = None,
         files: Files | None = None,
+        host: "UpdateService | None" = None,
     ) -> None:
         """Update `slot`; `publish_model` is called from any thread and must not block.
 
-        `source` jitters the timer; `files` is where every change to the disk goes through.
+        `source` jitters the timer; `files` is where every change to the disk goes through. With a `host` this is the
+        service of the student that hears, and `config` is `for_sound`'s; the host starts and stops it.
         """
         self._config, self._slot, self._publish, self._files = config, slot, publish_model, files
+        self._store_name = STORE if host is None else SOUND_STORE
+        self._input = AudioInput if host is not None else ImageInput if config.sound_model is not None else None
+        self._guests: list[UpdateService] = []
         self._random = source or random.Random()
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[fleet_pb2.Directive | str] = queue.SimpleQueue()
@@ -113,29 +132,31 @@ class UpdateService:
         self._progress_at = 0.0
         self._free_bytes = 0
         self._store: ModelStore | None = None
-        self._link = FleetLink(
-            config.device.state_dir,
-            address=config.update.server or "",
-            hello=self._hello,
-            on_directive=self._received,
-            on_connected=lambda: self._inbox.put("connected"),
-        )
+        self._link: FleetLink = host._link if host is not None else self._make_link()
+        if host is not None:
+            host._guests.append(self)
         self._thread = threading.Thread(target=self._run, name="update", daemon=True)
 
     def start(self) -> None:
         """Start connecting and looking."""
+        for guest in self._guests:
+            guest.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop within a second; an update under way goes on at the next start."""
         self._stop.set()
         self._inbox.put("stop")
+        for guest in self._guests:
+            guest.stop()
         self._link.stop()
         if self._thread.ident is not None:
             self._thread.join(1.0)
 
     def check_now(self) -> None:
         """Look for a newer student now."""
+        for guest in self._guests:
+            guest.check_now()
         self._inbox.put("check")
 
     @property
@@ -143,12 +164,21 @@ class UpdateService:
         """Where the update stands."""
         return self._record
 
+    def _make_link(self) -> FleetLink:
+        return FleetLink(
+            self._config.device.state_dir,
+            address=self._config.update.server or "",
+            hello=self._everybody,
+            on_directive=self._sort,
+            on_connected=self._connected,
+        )
+
     # The worker thread
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with open_store(self._config, files=self._files) as store:
+                with open_store(self._config, name=self._store_name, files=self._files) as store:
                     self._work(store)
             except StoreError as exc:
                 log.error("%s; trying again in %d s", exc, _RETRY_STORE_S)
@@ -169,11 +199,12 @@ class UpdateService:
             interrupted=self._interrupted,
             report=self._report,
             progress=self._progressed,
+            tuf_directory=self._store_name.removesuffix(STORE) + "tuf",
+            wanted_input=self._input,
         )
         driver = Driver(store, effects)
         orders = Orders(store, effects, self._config, self._show)
-        if not self._link.started:
-            self._link.start()
+        self._link.start()
         try:
             self._resume(driver, store)
             self._loop(driver, effects, orders, store)
@@ -195,12 +226,12 @@ class UpdateService:
             try:
                 item: fleet_pb2.Directive | str = self._inbox.get(timeout=_TICK_S)
             except queue.Empty:
-                in_hours = within(self._config.update.hours, time.time())
-                if self._postponed is not None and in_hours:
+                may_begin = not self._waits_for()
+                if self._postponed is not None and may_begin:
                     postponed, self._postponed = self._postponed, None
                     self._take(postponed, driver, effects, store)
                     continue
-                if time.monotonic() < poll_at or not in_hours:
+                if time.monotonic() < poll_at or not may_begin:
                     continue
                 item = "check"
                 spread = 1 + _JITTER * (2 * self._random.random() - 1)
@@ -220,8 +251,8 @@ class UpdateService:
             self._send(_report_of(past, store.record))
             return
         kind = directive.WhichOneof("action")
-        if kind == "update" and not within(self._config.update.hours, time.time()):
-            self._postpone(directive, store)
+        if kind == "update" and (reason := self._waits_for()):
+            self._postpone(directive, store, reason)
         elif kind == "update":
             self._take_update(directive.id, directive.update, driver, store)
         elif kind == "rollback":
@@ -229,10 +260,16 @@ class UpdateService:
         else:
             log.warning("directive %s asks for nothing this version knows", directive.id)
 
-    def _postpone(self, directive: fleet_pb2.Directive, store: ModelStore) -> None:
-        """Keep the newest update until its hours come, and say so; the fleet sends it again after a restart."""
-        hours = ", ".join(f"{start}–{end}" for start, end in self._config.update.hours)
-        reason = f"waits for its hours ({hours})"
+    def _waits_for(self) -> str:
+        """Return what an update has to wait for before it may begin, or nothing."""
+        if not within(self._config.update.hours, time.time()):
+            hours = ", ".join(f"{start}–{end}" for start, end in self._config.update.hours)
+            return f"waits for its hours ({hours})"
+        interface = metered_by(self._config.update.metered)
+        return f"waits for a way out that is not metered ({interface})" if interface else ""
+
+    def _postpone(self, directive: fleet_pb2.Directive, store: ModelStore, reason: str) -> None:
+        """Keep the newest update until it may begin, and say so; the fleet sends it again after a restart."""
         self._postponed = directive
         self._publish(_payload(store.record, self._slot, 0.0).model_copy(update={"reason": reason}))
         self._send(
@@ -318,6 +355,24 @@ class UpdateService:
         )
 
     # Called from the link's thread
+
+    def _everybody(self) -> fleet_pb2.Hello:
+        hello = self._hello()
+        for guest in self._guests:
+            also = guest._hello()
+            hello.models.extend(also.models)
+            hello.applications.extend(also.applications)
+        return hello
+
+    def _connected(self) -> None:
+        for service in (self, *self._guests):
+            service._inbox.put("connected")
+
+    def _sort(self, directive: fleet_pb2.Directive) -> None:
+        """Hand a directive to whom its application is; what names none, or an unknown one, is the host's to answer."""
+        application = directive.update.application or directive.rollback.application
+        mine = (guest for guest in self._guests if guest._config.model.application == application)
+        next(mine, self)._received(directive)
 
     def _received(self, directive: fleet_pb2.Directive) -> None:
         if not 0 < len(directive.id) <= _MAX_ID or len(directive.update.target_path) > _MAX_PATH:

@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from distillnet.engine.litert import LiteRTModel
 from distillnet.proto.archive import pack
-from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
+from distillnet.proto.card import AudioInput, Card, CardEvent, ImageInput, TeacherInfo
 
 APPLICATION = "pets"
 
@@ -36,6 +36,26 @@ def student(
     return packed(model, golden(model, side, seed, golden_shift), version, events, side, application, seed, **card)
 
 
+def hearing(
+    version: int = 1, *, events: tuple[str, ...] = ("low", "high"), seed: int = 0, golden_shift: int = 0
+) -> bytes:
+    """A student for sounds, of the application "tones": eight hops of eight bands, and it hears nothing but `other`."""
+    shape = (8, 8, 1)
+    matrix = np.zeros((len(events) + 1, 64), np.int8)
+    bias = np.array([-4] * len(events) + [4], np.int32) * 64 * 128
+    model = flatbuffer(matrix, bias, shape=shape)
+    facts = Card(
+        application="tones",
+        version=version,
+        events=[CardEvent(name=name, index=i, threshold=0.5, exit_threshold=0.4) for i, name in enumerate(events)],
+        other=len(events),
+        input=AudioInput(frames=8, mel_bands=8, stride_frames=4),
+        teacher=TeacherInfo(name="none", source="test"),
+        seed=seed,
+    )
+    return pack(model, facts, golden(model, shift=golden_shift, shape=shape))
+
+
 def packed(model, golden_bytes, version, events, side, application=APPLICATION, seed=0, **card) -> bytes:
     facts = Card(
         application=application,
@@ -50,8 +70,8 @@ def packed(model, golden_bytes, version, events, side, application=APPLICATION, 
     return pack(model, facts, golden_bytes)
 
 
-def golden(model: bytes, side: int, seed: int = 0, shift: int = 0) -> bytes:
-    inputs = np.random.default_rng(seed + 1).integers(-128, 128, (2, side, side, 3), dtype=np.int8)
+def golden(model: bytes, side: int = 4, seed: int = 0, shift: int = 0, shape: tuple[int, ...] = ()) -> bytes:
+    inputs = np.random.default_rng(seed + 1).integers(-128, 128, (2, *(shape or (side, side, 3))), dtype=np.int8)
     runner = LiteRTModel(model, reference=True)
     outputs = np.concatenate([runner.run_tensor(x[np.newaxis]) for x in inputs])
     buffer = io.BytesIO()
@@ -69,12 +89,14 @@ def numbered(version: int, *, filler: int = 0) -> bytes:
     return _cached(version, version, filler)
 
 
-def flatbuffer(weights: np.ndarray, bias: np.ndarray, side: int, filler: bytes = b"") -> bytes:
-    """`weights`: int8 (outputs, side·side·3)."""
+def flatbuffer(
+    weights: np.ndarray, bias: np.ndarray, side: int = 4, filler: bytes = b"", shape: tuple[int, ...] = ()
+) -> bytes:
+    """`weights`: int8 (outputs, side·side·3), or as many inputs as `shape` has."""
     outputs, inputs = weights.shape
     buffers = [b"", weights.tobytes(), bias.tobytes(), np.array([1, inputs], np.int32).tobytes(), filler]
     tensors = [
-        _tensor("input", [1, side, side, 3], schema.TensorType.INT8, 0, 1 / 64),
+        _tensor("input", [1, *(shape or (side, side, 3))], schema.TensorType.INT8, 0, 1 / 64),
         _tensor("shape", [2], schema.TensorType.INT32, 3),
         _tensor("flat", [1, inputs], schema.TensorType.INT8, 0, 1 / 64),
         _tensor("weights", [outputs, inputs], schema.TensorType.INT8, 1, 1 / 128),

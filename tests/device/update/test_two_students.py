@@ -1,0 +1,137 @@
+"""A board that sees and hears takes updates of both its students, each by the same machine and none by the other's."""
+
+import dataclasses
+import wave
+
+import numpy as np
+import pytest
+import tiny
+from board import until
+from stream import LiveBoard, good
+from typer.testing import CliRunner
+
+from distillnet.device.config import DeviceConfig
+from distillnet.device.update import admission, commands
+from distillnet.engine import ModelError
+from distillnet.proto.v1 import fleet_pb2
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+COMMITTED, ROLLED_BACK = fleet_pb2.UPDATE_PHASE_COMMITTED, fleet_pb2.UPDATE_PHASE_ROLLED_BACK
+
+
+class Both(LiveBoard):
+    """The live board, with a sound that never ends and no student for it yet."""
+
+    @property
+    def config(self) -> DeviceConfig:
+        plain = super().config.model_dump(exclude_unset=True)
+        plain["source"].append({"id": "yard", "url": str(self.state_dir / "yard.wav"), "loop": True})
+        plain["sound_model"] = {"application": "tones"}
+        return DeviceConfig.model_validate(plain)
+
+    def hear(self, version: int, **how):
+        """Publish, direct, wait, for the student that hears."""
+        directive = self.cloud.publish(version, tiny.hearing(version, **how), "tones")
+        self.cloud.send(self.name, directive)
+        return self.cloud.wait_outcome(directive)
+
+    @property
+    def heard_version(self) -> int | None:
+        student = self.daemon._updates._guests[0]._slot.current()
+        return None if student is None else student.card.version
+
+
+@pytest.fixture
+def both(cloud, tmp_path, quick_trial):
+    board = Both(cloud, tmp_path / "board", probation_s=0.5).enroll()
+    with wave.open(str(board.state_dir / "yard.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16000)
+        sound.writeframes(np.random.default_rng(0).integers(-3000, 3000, 16000 * 4, dtype=np.int16).tobytes())
+    board.start()
+    yield board
+    board.stop()
+
+
+def test_students_for_pictures_and_for_sounds_are_updated_side_by_side(cloud, both):
+    hello = cloud.served.hellos[-1][1]
+    assert sorted(hello.applications) == ["pets", "tones"]
+    assert both.take(1, good(1)).phase == COMMITTED
+    assert both.hear(1).phase == COMMITTED
+    assert both.hear(2, events=("low", "hum")).phase == COMMITTED
+    assert both.take(2, good(2)).phase == COMMITTED
+    assert (both.running_version, both.heard_version) == (2, 2)
+    heard = both.daemon._pipelines["hearing"]
+    assert heard.events == ["low", "hum"]
+    until(lambda: ("yard", "hum") in both.daemon._reporter._announced.pairs)
+
+    refused = both.hear(3, golden_shift=1)
+    assert "golden vector 0" in refused.reason and refused.application == "tones"
+    picture = tiny.student(4, application="tones")
+    directive = cloud.publish(4, picture, "tones")
+    cloud.send(both.name, directive)
+    assert "must be a student that hears" in cloud.wait_outcome(directive).reason
+    assert (both.running_version, both.heard_version) == (2, 2)
+
+    rollback = cloud.rollback("tones")
+    cloud.send(both.name, rollback)
+    report = cloud.wait_outcome(rollback)
+    assert (report.phase, report.application, report.version) == (ROLLED_BACK, "tones", 1)
+    assert (both.running_version, both.heard_version) == (2, 1)
+
+    both.stop()
+    both.start()
+    assert (both.running_version, both.heard_version) == (2, 1)
+    models = {model.application: model.version for model in cloud.served.hellos[-1][1].models}
+    assert models == {"pets": 2, "tones": 1}
+
+
+def test_student_whose_hearing_fails_on_the_stream_rolls_back_alone(cloud, both, monkeypatch):
+    assert both.take(1, good(1)).phase == COMMITTED
+    assert both.hear(1).phase == COMMITTED
+    real = admission.load
+
+    def load(data, config):
+        student = real(data, config)
+        return dataclasses.replace(student, model=Deaf(student.model)) if student.card.seed == 7 else student
+
+    monkeypatch.setattr(admission, "load", load)
+    both.update["probation_s"] = 5
+    report = both.hear(2, seed=7)
+    assert report.phase == ROLLED_BACK and "inferences failed" in report.reason
+    assert (both.running_version, both.heard_version) == (1, 1)
+
+
+def test_model_commands_ask_for_the_student_by_its_sense(both):
+    both.hear(1)
+    both.hear(2)
+    path = both.state_dir / "device.toml"
+    path.write_text(
+        f'[device]\nname = "{both.name}"\nstate_dir = "{both.state_dir}"\n[model]\napplication = "pets"\n'
+        f'[sound_model]\napplication = "tones"\n[[source]]\nid = "yard"\nurl = "{both.state_dir}/yard.wav"\n'
+    )
+    done = CliRunner().invoke(commands.model, ["rollback", "--sound", "--config", str(path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert both.heard_version == 1
+    shown = CliRunner().invoke(commands.model, ["list", "--config", str(path), "--json"])
+    assert '"current": null' in shown.stdout
+
+
+@dataclasses.dataclass
+class Deaf:
+    """A model that works for its self-test and fails on the stream."""
+
+    model: object
+    tests_left: int = 2
+
+    @property
+    def info(self):
+        return self.model.info
+
+    def run_tensor(self, x):
+        self.tests_left -= 1
+        if self.tests_left < 0:
+            raise ModelError("injected")
+        return self.model.run_tensor(x)
