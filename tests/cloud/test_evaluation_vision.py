@@ -187,6 +187,15 @@ def test_the_page_shows_one_seed_with_its_interval_and_several_with_their_range(
     assert (tmp_path / "page.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
+def test_the_page_says_by_how_much_the_core_wins_or_loses_and_what_was_not_run(tmp_path: Path) -> None:
+    results = [_result("core", 0, 0.7), _result("magnitude", 0, 0.6), _result("probe", 0, 0.8)]
+    summary.write(results, tmp_path / "page.md", "results.json")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "- +10.0 / +10.0 over **magnitude** (1 run)" in page
+    assert "- -10.0 / -10.0 over **probe** (1 run)" in page
+    assert "compact-labels" in page[page.index("## Not run") : page.index("## The arms")]
+
+
 def test_the_page_shows_an_arm_at_every_budget(tmp_path: Path) -> None:
     results = [_result("core", 0, 0.7), _result("core", 0, 0.8, budget=1.0)]
     cost = {"bytes": 512 * 1024, "latency_ms": 0.3, "teacher_litert_ms": 5.0}

@@ -52,7 +52,7 @@ def write(results: Sequence[Result], page: Path, name: str) -> None:
     text += f"\n![recall at 1 % false alarms by arm]({page.stem}.svg)\n"
     for application in applications:
         text += _application(application, [r for r in shown if r["application"] == application])
-    text += _arms() + _provenance(shown)
+    text += _verdict(shown) + _missing(shown) + _arms() + _provenance(shown)
     write_whole(page, text.encode())
     write_whole(page.with_suffix(".svg"), comparison(_points(shown)).encode())
 
@@ -89,6 +89,53 @@ def _application(name: str, results: Sequence[Result]) -> str:
             f"{cells[0]} | {cells[1]} | {len(of_arm)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _verdict(results: Sequence[Result]) -> str:
+    """Say where the core stands, in points: against every other arm at the same budget, int8 and float, the teacher."""
+    lines = [
+        "\n## Where the core stands\n",
+        "Macro recall / recall at 1 %, in points, mean over what both were run on.\n",
+    ]
+    cores = {_ground(result): result for result in results if result["arm"] == "core"}
+    for arm in ARMS:
+        pairs = [(cores[_ground(r)], r) for r in results if r["arm"] == arm != "core" and _ground(r) in cores]
+        if pairs:
+            gains = [_points_between(_best(core), _best(other)) for core, other in pairs]
+            lines.append(f"- {_signed(gains)} over **{arm}** ({len(pairs)} run{'s' if len(pairs) > 1 else ''})")
+    timed = [core for core in cores.values() if "int8" in core]
+    if timed:
+        lines.append(
+            f"- {_signed([_points_between(core['int8'], core['float']) for core in timed])}: int8 against float"
+        )
+        sizes = [core["teacher_bytes"] / core["bytes"] for core in timed if core.get("teacher_bytes")]
+        if sizes:
+            lines.append(f"- {statistics.median(sizes):.1f}× smaller than the int8 teacher")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
+
+
+def _ground(result: Result) -> tuple[str, int, float]:
+    return result["application"], result["seed"], result["settings"]["budget_ms"]
+
+
+def _points_between(one: Result, other: Result) -> tuple[float, float]:
+    recalls, rare = (100 * (one[m]["value"] - other[m]["value"]) for m in ("macro_recall", "recall_at_1_percent"))
+    return recalls, rare
+
+
+def _signed(gains: Sequence[tuple[float, float]]) -> str:
+    return " / ".join(f"{statistics.mean(values):+.1f}" for values in zip(*gains, strict=True))
+
+
+def _missing(results: Sequence[Result]) -> str:
+    """Say which arms were not run where."""
+    lines = []
+    for application in dict.fromkeys(result["application"] for result in results):
+        run = {result["arm"] for result in results if result["application"] == application}
+        left = [arm for arm in ARMS if arm not in run]
+        if left:
+            lines.append(f"- {application}: {', '.join(left)}")
+    return "\n## Not run\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, float]]:
