@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm bench-daemon bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -111,6 +111,10 @@ bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 1250,25
 bench-daemon: $(VENV)/.deps ## What the daemon costs beside a plain OpenCV + LiteRT + paho script
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/bench_daemon.py $(ARGS)
+
+bench-ears: $(VENV)/.deps ## What a daemon that only hears costs: CPU and memory (ARGS="--device default")
+	@test -e $(VENV)/.develop || $(MAKE) install
+	$(BIN)/python tests/device/sound/bench_ears.py $(ARGS)
 
 bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks, interleaved (ARGS=MODEL…)
 	@test -e $(VENV)/.develop || $(MAKE) install
