@@ -98,9 +98,11 @@ class Profile(Strict):
 
     @property
     def litert_ratio(self) -> float | None:
-        """How long LiteRT takes over the engine on the first checked network, the teacher's shape."""
+        """How long LiteRT takes over what the table says of the first checked network, the teacher's shape."""
         first = self.checks[0] if self.checks else None
-        return first.litert_ms / first.measured_ms if first is not None and first.litert_ms else None
+        if first is None or not first.litert_ms:
+            return None
+        return first.litert_ms / (first.layers_ms * self.network_factor)
 
     @cached_property
     def _tables(self) -> dict[tuple[Kind, int, int], "_Table"]:
