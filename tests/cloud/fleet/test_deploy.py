@@ -132,3 +132,18 @@ def test_a_certificate_says_and_hears_only_what_is_its_own(server, board, broker
 def test_without_a_certificate_of_the_fleet_nothing_opens(server, broker, tmp_path):
     with pytest.raises((ssl.SSLError, OSError, AssertionError)):
         Client(broker, server.access.ca_pem, tmp_path / "x", None, "#")
+
+
+def test_the_kubernetes_manifests_fit_the_schemas_and_the_service():
+    yaml = pytest.importorskip("yaml")
+    validate_manifest = pytest.importorskip("kubernetes_validate").validate
+    documents = list(yaml.safe_load_all((DEPLOY.parent / "kubernetes" / "fleet.yaml").read_text()))
+    for document in documents:
+        validate_manifest(document, "1.30", strict=True)
+    by_kind = {document["kind"]: document for document in documents}
+    settings = tomllib.loads(by_kind["ConfigMap"]["data"]["serve.toml"])
+    listen = validate(settings, ServeConfig, where="serve.toml").listen
+    (container,) = by_kind["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert [port["containerPort"] for port in container["ports"]] == [listen.port, listen.enroll_port, listen.web_port]
+    names = {port["name"] for port in container["ports"]}
+    assert {port["targetPort"] for port in by_kind["Service"]["spec"]["ports"]} == names
