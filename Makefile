@@ -72,9 +72,9 @@ wheels: $(VENV)/.deps ## abi3 wheels for x86_64 and aarch64 into dist/, audited
 deb: $(VENV)/.deps ## Debian packages of the device for amd64 and arm64 into dist/
 	$(BIN)/python deploy/debs.py
 
-test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user on three processors: same outputs, same event lines
+test-arm: $(VENV)/.deps ## The aarch64 wheel under qemu-user: same outputs, same event lines; the whole daemon with an update and a rollback
 	@test -e $(VENV)/.develop || $(MAKE) install
-	DISTILLNET_ARM_CPUS=cortex-a53,cortex-a72,max $(BIN)/pytest -rs tests/deploy/test_arm.py
+	DISTILLNET_ARM_CPUS=cortex-a53,cortex-a72,max $(BIN)/pytest -rs tests/deploy/test_arm.py tests/deploy/test_arm_daemon.py
 
 board-profiles: $(VENV)/.deps ## Measure this machine's layers and rewrite the profiles of boards that `distill` knows; on an idle machine
 	@test -e $(VENV)/.develop || $(MAKE) install
@@ -88,10 +88,12 @@ test-systemd: $(VENV)/.deps ## The unit under a real systemd in a container: wat
 	@test -e $(VENV)/.develop || $(MAKE) install
 	DISTILLNET_SYSTEMD=1 $(BIN)/pytest -rs tests/deploy/test_systemd.py
 
-docs: $(VENV)/.deps ## Regenerate docs/cli.md and the MQTT schemas
+docs: $(VENV)/.deps ## Regenerate the references and build the site, build/site/README.html
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python deploy/cli_reference.py
 	$(BIN)/python -m distillnet.device.schemas docs/mqtt
+	$(BIN)/python deploy/reference.py
+	$(BIN)/python deploy/docs_site.py
 
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto

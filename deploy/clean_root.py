@@ -49,6 +49,7 @@ def build(arch: str, kind: str = "") -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RootError(f"debootstrap cannot fetch Debian 12 here: {' '.join(done.stdout.splitlines()[-1:])}")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")  # as any Debian that was installed has it
     (root / ".complete").touch()
     return root
 

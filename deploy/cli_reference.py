@@ -40,6 +40,8 @@ def _leaves(command: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
     if children is None:
         yield names, command
         return
+    if names and getattr(command, "invoke_without_command", False):
+        yield names, command
     for name, child in children.items():
         yield from _leaves(child, (*names, name))
 

@@ -71,6 +71,11 @@ def test_replay_of_a_video_gives_the_same_event_lines(cpu: str, student: Path, v
     _replay_is_equal(cpu, student, video)
 
 
+@pytest.mark.parametrize("cpu", CPUS)
+def test_replay_of_a_sound_file_gives_the_same_event_lines(cpu: str, sound_student: Path, sound: Path) -> None:
+    _replay_is_equal(cpu, sound_student, sound)
+
+
 def _replay_is_equal(cpu: str, student: Path, source: Path) -> None:
     arguments = ["replay", str(source), "--student", str(student), "--json"]
     here = _here(*arguments)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import cli_reference
 import pytest
+import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md"]
-WRITTEN = [page for page in PAGES if page.name != "cli.md"]
+WRITTEN = [page for page in PAGES if page.name not in ("cli.md", "api.md")]
 MAIN = "import sys; from distillnet.device.cli import main; main()"
 
 
@@ -47,6 +48,19 @@ def test_links_into_the_command_reference_find_their_heading(page: Path) -> None
 
 def test_the_command_reference_is_current() -> None:
     assert cli_reference.page() == cli_reference.PAGE.read_text(), "the command line has changed: make docs"
+
+
+def test_the_other_references_are_current() -> None:
+    assert reference.api_page() == reference.API.read_text(), "the Python interface has changed: make docs"
+    assert reference.mqtt_page() == reference.MQTT.read_text(), "the schemas have changed: make docs"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_broken_link() -> None:
+    command = [sys.executable, str(ROOT / "deploy/docs_site.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (ROOT / "build/site/docs/device.html").exists()
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)

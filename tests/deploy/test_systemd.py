@@ -6,6 +6,7 @@ Jetson drop-in, and limits of memory where the kernel's memory controller is not
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -44,23 +45,26 @@ interval_s = 1
 """
 
 
+def _root() -> Path:
+    """A Debian that boots, or a skip with the reason."""
+    try:
+        if reason := machine.why_not():
+            raise clean_root.RootError(reason)
+        return clean_root.build(clean_root.NATIVE[os.uname().machine], "systemd")
+    except clean_root.RootError as exc:
+        pytest.skip(f"{exc}: not shown that systemd runs the unit")
+
+
 @pytest.fixture(scope="module")
-def board(
+def installed(
     packages_for: Callable[[str], Path],
     student: Path,
     video: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Machine]:
     """A booted board with the packages installed and configured; the service is enabled and runs."""
-    if reason := machine.why_not():
-        pytest.skip(f"{reason}: not shown that systemd runs the unit")
     arch = clean_root.NATIVE[os.uname().machine]
-    try:
-        root = clean_root.build(arch, "systemd")
-    except clean_root.RootError as exc:
-        pytest.skip(f"{exc}: not shown that systemd runs the unit")
-    with Machine(root, tmp_path_factory.mktemp("machine")) as booted:
-        (booted.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    with Machine(_root(), tmp_path_factory.mktemp("machine")) as booted:
         shutil.copytree(packages_for(arch), booted.root / "debs")
         shutil.copy(video, booted.root / "srv/door.mp4")
         booted.run("apt-get install -y /debs/old/*.deb")
@@ -71,13 +75,37 @@ def board(
         yield booted
 
 
-@pytest.fixture(autouse=True)
-def running(board: Machine) -> None:
-    """Every test begins with the device file above and a service that runs."""
+def test_a_newcomer_needs_eight_commands_to_the_first_event(
+    packages_for: Callable[[str], Path], student: Path, video: Path, tmp_path: Path
+) -> None:
+    """The device guide's first block, line by line, on a Debian that has just booted."""
+    guide = (Path(__file__).parents[2] / "docs/device.md").read_text()
+    block = guide.split("```sh newcomer\n")[1].split("```")[0]
+    commands = [command for command in re.split(r"\n(?=sudo|mosquitto_sub)", block.strip()) if command]
+    assert len(commands) <= 8
+    with Machine(_root(), tmp_path / "machine") as fresh:
+        for package in (packages_for(clean_root.NATIVE[os.uname().machine]) / "old").glob("*.deb"):
+            shutil.copy(package, fresh.root / "root")
+        (fresh.root / "etc/apt/apt.conf.d/yes").write_text('APT::Get::Assume-Yes "true";')  # whoever types says yes
+        shutil.copy(student, fresh.root / "root/student.tflite")
+        shutil.copy(video, fresh.root / "root/door.mp4")
+        *_, discovered, first = [fresh.run(f"cd /root\n{command}") for command in commands]
+        topics = {part.get("state_topic") for part in json.loads(discovered)["components"].values()}
+        topic, _, event = first.partition(" ")
+        assert topic in topics, "Home Assistant would not see this event"
+        assert json.loads(event)["phase"] == "new"
+        assert fresh.show(UNIT, "ActiveState") == "active"
+
+
+@pytest.fixture
+def board(installed: Machine) -> Machine:
+    """The board with the device file above and a service that runs."""
+    board = installed
     device_file = board.root / "etc/distillnet/device.toml"
     if device_file.read_text() != DEVICE_FILE or board.show(UNIT, "ActiveState") != "active":
         device_file.write_text(DEVICE_FILE)
         board.run(f"systemctl reset-failed; systemctl start mosquitto; systemctl restart {UNIT}")
+    return board
 
 
 def _retained(board: Machine, topic: str, options: str = "") -> dict[str, object]:
