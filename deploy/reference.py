@@ -58,7 +58,7 @@ def mqtt_page() -> str:
 
 
 def _thing(name: str, thing: Any) -> list[str]:
-    lines = [f"### {name}", "", "```python", f"{name}{_signature(thing)}", "```", "", _prose(thing.__doc__), ""]
+    lines = [f"### {name}", "", "```text", f"{name}{_signature(thing)}", "```", "", _prose(thing.__doc__), ""]
     for method_name, method in _methods(thing) if inspect.isclass(thing) else ():
         kind = "" if isinstance(method, property) else _signature(method)
         function = method.fget if isinstance(method, property) else method
