@@ -144,6 +144,7 @@ def distill(
         "threads": 1,
         "student_bytes": len(student_file),
         "student_latency_ms": speed["student_network_ms"],
+        "engine": f"{converted.model.info['engine']}/{converted.model.info['kernels']}",
         "latency": speed,
         "int8_loss": {"float": gate.float_figure, "int8": gate.int8_figure, "n": gate.n},
         "events": [_event(application, index, scores, test.truth, decision) for index in range(len(events))],
