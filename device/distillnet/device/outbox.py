@@ -227,12 +227,16 @@ class Outbox:
             log.debug("rollback failed", exc_info=True)
 
     def _reopen(self) -> None:
-        """Look afresh: the file may have been replaced, its directory created, its disk mounted again."""
-        old, self._failures = self._db, 0
-        self._open()
-        if old is not None and self._db is not old:
+        """Look afresh: the file may have been replaced, its directory created, its disk mounted again.
+
+        The old connection goes first: SQLite would share its read-only memory map with the new one.
+        """
+        self._failures = 0
+        if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
-                old.close()
+                self._db.close()
+            self._db = None
+        self._open()
 
     def _read(self, after: int, limit: int) -> list[Entry]:
         if self._db is None:
