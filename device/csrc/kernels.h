@@ -132,7 +132,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int nr, kr;
-    int windows;       /* gemm takes segments */
+    int32_t windows;   /* gemm takes segments of so many values in all, each filled up to kr; 0: none */
     int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
     void (*find_quick)(dn_quick *q, const dn_quick_want *want); /* NULL: these kernels have no use for a dn_quick */
     /* a: rows pixels, lda bytes apart; out: ldo bytes apart. */

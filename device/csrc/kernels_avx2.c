@@ -43,19 +43,87 @@ INLINE __m256i requantise(__m256i sum, const scale *s) {
     return _mm256_srav_epi32(high_halves(even, odd), s->right);
 }
 
+/* See dn_quick. */
+typedef struct {
+    __m256 scale, nudge;
+} quick;
+
+typedef enum { EXACT, RECTIFIED, SIGNED } mode;
+
+INLINE mode mode_at(const dn_requant *r, size_t c) {
+    if (r->quick == NULL || !r->quick[c / DN_QUICK_LANES].usable) return EXACT;
+    return r->rectified ? RECTIFIED : SIGNED;
+}
+
+INLINE quick quick_at(const dn_requant *r, size_t c) {
+    const dn_quick *q = &r->quick[c / DN_QUICK_LANES];
+    return (quick){_mm256_loadu_ps(q->scale + c % DN_QUICK_LANES), _mm256_loadu_ps(q->nudge + c % DN_QUICK_LANES)};
+}
+
+INLINE __m256i requantise_rectified(__m256i sum, const quick *q) {
+    return _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), q->scale, q->nudge));
+}
+
+INLINE __m256i requantise_signed(__m256i sum, const quick *q) {
+    __m256 sign = _mm256_and_ps(_mm256_castsi256_ps(sum), _mm256_set1_ps(-0.0f));
+    return _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), q->scale, _mm256_or_ps(q->nudge, sign)));
+}
+
+/* All that eight channels want. */
+typedef struct {
+    mode how;
+    scale exact;
+    quick quick;
+    __m256i centre;
+} way;
+
+INLINE way way_at(const dn_requant *r, size_t c) {
+    way w = {.how = mode_at(r, c)};
+    if (w.how == EXACT) {
+        w.exact = scale_at(r, c);
+        w.centre = _mm256_set1_epi32(r->centre);
+    } else {
+        w.quick = quick_at(r, c);
+    }
+    return w;
+}
+
+/* Less the layer's centre. */
+INLINE void requantise_all(__m256i *sum, const int count, const int step, const way *w) {
+    if (w->how == RECTIFIED) {
+        UNROLL
+        for (int i = 0; i < count; i++) sum[i * step] = requantise_rectified(sum[i * step], &w->quick);
+    } else if (w->how == SIGNED) {
+        UNROLL
+        for (int i = 0; i < count; i++) sum[i * step] = requantise_signed(sum[i * step], &w->quick);
+    } else {
+        UNROLL
+        for (int i = 0; i < count; i++) sum[i * step] = _mm256_sub_epi32(requantise(sum[i * step], &w->exact), w->centre);
+    }
+}
+
+/* `plain`: no limits but those of a byte, and half of its range to add. */
 typedef struct {
     __m256i zero, min, max;
+    bool plain;
 } finish;
 
 INLINE finish finish_of(int32_t zero, int32_t min, int32_t max) {
-    return (finish){_mm256_set1_epi16((short)zero), _mm256_set1_epi8((char)min), _mm256_set1_epi8((char)max)};
+    return (finish){_mm256_set1_epi16((short)zero), _mm256_set1_epi8((char)min), _mm256_set1_epi8((char)max),
+                    zero == 128 && min == 0 && max == 255};
 }
+
+INLINE finish finish_at(const dn_requant *r) { return finish_of(r->zero_point + r->centre, r->min, r->max); }
 
 /* 32 requantised values to 32 bytes, in order. */
 INLINE __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d, const finish *f) {
-    __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(a, b), f->zero);
-    __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(c, d), f->zero);
-    __m256i bytes = _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(low, high), f->min), f->max);
+    __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d), bytes;
+    if (f->plain) {
+        bytes = _mm256_xor_si256(_mm256_packs_epi16(low, high), _mm256_set1_epi8((char)0x80));
+    } else {
+        bytes = _mm256_packus_epi16(_mm256_adds_epi16(low, f->zero), _mm256_adds_epi16(high, f->zero));
+        bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, f->min), f->max);
+    }
     return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
@@ -78,12 +146,10 @@ INLINE void store(dn_act *out, __m256i row, size_t count) {
 
 /* ---- matrix product ---- */
 
-/* a: uint8 [rows][lda] → uint16 [rows][MAX_K + PAIR], an odd k rounded up with zero. */
-static void widen(const dn_act *a, size_t lda, int rows, size_t k, uint16_t to[][MAX_K + PAIR]) {
-    for (int m = 0; m < rows; m++) {
-        for (size_t i = 0; i < k; i++) to[m][i] = a[(size_t)m * lda + i];
-        to[m][k] = 0;
-    }
+/* k bytes → uint16, an odd k rounded up with zero. */
+INLINE void widen(const dn_act *a, size_t k, uint16_t *to) {
+    for (size_t i = 0; i < k; i++) to[i] = a[i];
+    to[k] = 0;
 }
 
 INLINE __m256i two_values(const uint16_t *a) {
@@ -118,27 +184,30 @@ INLINE void multiply(const int M, const int V, const uint16_t a[][MAX_K + PAIR],
         for (int v = 0; v < V; v++) sum[m][v] = s[m][v];
 }
 
-/* `wide` holds the rows already when k is at most MAX_K. */
-INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, const dn_act *a, size_t lda,
+/* `wide` holds the rows already when the pairs of all segments are at most MAX_K. */
+INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, const dn_act *a, size_t lda, size_t pairs,
                  uint16_t wide[][MAX_K + PAIR], dn_act *out, size_t ldo, const finish *f) {
     const dn_requant *r = &g->requant;
-    size_t k = (size_t)g->k, pairs = (k + PAIR - 1) / PAIR, block = pairs * LANES * PAIR;
+    size_t block = pairs * LANES * PAIR;
     const int8_t *w = g->packed + column / LANES * block;
     __m256i sum[TALL][WIDE];
     UNROLL
     for (int m = 0; m < M; m++)
         UNROLL
         for (int v = 0; v < V; v++) sum[m][v] = load(r->bias + column + (size_t)v * LANES);
-    for (size_t from = 0; from < k; from += MAX_K) {
-        size_t part = k - from < MAX_K ? k - from : MAX_K;
-        if (k > MAX_K) widen(a + from, lda, M, part, wide);
-        multiply(M, V, (const uint16_t(*)[MAX_K + PAIR])wide, w + from * LANES, block, (part + 1) / PAIR, sum);
+    for (size_t from = 0; from < pairs * PAIR; from += MAX_K) {
+        size_t part = pairs * PAIR - from < MAX_K ? pairs * PAIR - from : MAX_K;
+        if (pairs * PAIR > MAX_K) /* one segment, see dn_kernels.windows */
+            for (int m = 0; m < M; m++) {
+                size_t k = (size_t)g->k - from < MAX_K ? (size_t)g->k - from : MAX_K;
+                widen(a + (size_t)m * lda + from, k, wide[m]);
+            }
+        multiply(M, V, (const uint16_t(*)[MAX_K + PAIR])wide, w + from * LANES, block, part / PAIR, sum);
     }
     UNROLL
     for (int v = 0; v < V; v++) {
-        scale s = scale_at(r, column + (size_t)v * LANES);
-        UNROLL
-        for (int m = 0; m < M; m++) sum[m][v] = requantise(sum[m][v], &s);
+        way how = way_at(r, column + (size_t)v * LANES);
+        requantise_all(&sum[0][v], M, WIDE, &how);
     }
     const __m256i none = _mm256_setzero_si256();
     size_t left = (size_t)g->n - column, width = left < (size_t)(V * LANES) ? left : (size_t)(V * LANES);
@@ -150,20 +219,28 @@ INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, cons
 
 INLINE void row_tile(const int M, const dn_gemm *g, const dn_act *a, size_t lda, uint16_t wide[][MAX_K + PAIR], dn_act *out,
                      size_t ldo, const finish *f) {
-    if (g->k <= MAX_K) widen(a, lda, M, (size_t)g->k, wide);
+    size_t k = (size_t)g->k, each = (k + PAIR - 1) / PAIR * PAIR, segments = g->segments > 1 ? (size_t)g->segments : 1;
+    size_t pairs = segments * each / PAIR;
+    if (segments * each <= MAX_K)
+        for (int m = 0; m < M; m++)
+            for (size_t s = 0; s < segments; s++)
+                widen(a + (size_t)m * lda + s * g->next_segment, k, wide[m] + s * each);
     int vectors = (g->n + LANES - 1) / LANES, at = 0;
-    for (; at + WIDE <= vectors; at += WIDE) tile(M, 3, g, (size_t)at * LANES, a, lda, wide, out, ldo, f);
-    if (vectors - at == 2) tile(M, 2, g, (size_t)at * LANES, a, lda, wide, out, ldo, f);
-    if (vectors - at == 1) tile(M, 1, g, (size_t)at * LANES, a, lda, wide, out, ldo, f);
+    for (; at + WIDE <= vectors; at += WIDE) tile(M, 3, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
+    if (vectors - at == 2) tile(M, 2, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
+    if (vectors - at == 1) tile(M, 1, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
 }
 
 static void dn_u8_gemm__avx2(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo) {
     uint16_t wide[TALL][MAX_K + PAIR];
-    finish f = finish_of(g->requant.zero_point, g->requant.min, g->requant.max);
+    finish f = finish_at(&g->requant);
     int row = 0;
     for (; row + TALL <= rows; row += TALL)
         row_tile(TALL, g, a + (size_t)row * lda, lda, wide, out + (size_t)row * ldo, ldo, &f);
-    for (; row < rows; row++) row_tile(1, g, a + (size_t)row * lda, lda, wide, out + (size_t)row * ldo, ldo, &f);
+    if (row < rows && rows >= TALL) /* the last rows, some of them twice */
+        row_tile(TALL, g, a + (size_t)(rows - TALL) * lda, lda, wide, out + (size_t)(rows - TALL) * ldo, ldo, &f);
+    else
+        for (; row < rows; row++) row_tile(1, g, a + (size_t)row * lda, lda, wide, out + (size_t)row * ldo, ldo, &f);
 }
 
 /* ---- depthwise: packed int16 [channels / 16][ceil(taps / 2)][16][2] ---- */
@@ -189,7 +266,7 @@ INLINE __m128i bytes16(const dn_act *a) { return _mm_loadu_si128((const __m128i 
 
 /* 16 channels of P pixels. taps: where each tap of pixel 0 lies; a last odd tap is there twice. */
 INLINE void depthwise_pixels(const int P, const dn_depthwise *d, const dn_act *const *taps, size_t at, size_t c, dn_act *out,
-                             const scale *low_scale, const scale *high_scale, const finish *f) {
+                             const way *low_way, const way *high_way, const finish *f) {
     size_t channels = (size_t)d->channels, pixel = (size_t)d->stride_w * channels;
     int pairs = (d->k_h * d->k_w + 1) / 2;
     const int8_t *w = d->packed + c / BLOCK * (size_t)pairs * BLOCK * 4;
@@ -210,9 +287,11 @@ INLINE void depthwise_pixels(const int P, const dn_depthwise *d, const dn_act *c
         }
     }
     const __m256i none = _mm256_setzero_si256();
+    requantise_all(low, P, 1, low_way);
+    requantise_all(high, P, 1, high_way);
     UNROLL
     for (int p = 0; p < P; p++) {
-        __m256i row = narrow(requantise(low[p], low_scale), requantise(high[p], high_scale), none, none, f);
+        __m256i row = narrow(low[p], high[p], none, none, f);
         store(out + (size_t)p * channels, row, channels - c < BLOCK ? channels - c : BLOCK);
     }
 }
@@ -223,9 +302,9 @@ static void dn_u8_depthwise__avx2(const dn_depthwise *d, const dn_act *const *ro
     size_t channels = (size_t)d->channels, tap = (size_t)d->dil_w * channels;
     for (int t = 0; t < count; t++) taps[t] = rows[t / d->k_w] + (size_t)(t % d->k_w) * tap;
     taps[count] = taps[count - 1];
-    finish f = finish_of(d->requant.zero_point, d->requant.min, d->requant.max);
+    finish f = finish_at(&d->requant);
     for (size_t c = 0; c < channels; c += BLOCK) {
-        scale low = scale_at(&d->requant, c), high = scale_at(&d->requant, c + LANES);
+        way low = way_at(&d->requant, c), high = way_at(&d->requant, c + LANES);
         int x = 0;
         for (; x + 2 <= pixels; x += 2)
             depthwise_pixels(2, d, taps, (size_t)(x * d->stride_w) * channels + c, c, out + (size_t)x * channels + c, &low,
@@ -235,6 +314,147 @@ static void dn_u8_depthwise__avx2(const dn_depthwise *d, const dn_act *const *ro
                              &high, &f);
     }
 }
+
+/* ---- depthwise, windows of 3×3 and 5×5 ---- */
+
+/* Sixteen channels of a strip of columns are interleaved once into a scratch tile, as 16 bits: 32 of them are one channel of
+ * two picture rows, which vpmaddwd applies two taps to. With stride 1 a tile serves two output rows: the second has its
+ * weights a row lower. Tile: [column][row pair][half][8 channels][2]; packed weights, int16: [block][line][kx] and the same. */
+enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, MAX_PAIRS = 3, PAIR_OF_ROWS = 2 * BLOCK };
+
+static int lines_of(const dn_depthwise *d) { return d->stride_w == 1 ? 2 : 1; }
+
+static int pairs_of(const dn_depthwise *d) { return (d->k_h + lines_of(d)) / 2; }
+
+static int takes_window(const dn_depthwise *d, int32_t stride_h, int32_t dil_h) {
+    return d->k_h == d->k_w && (d->k_h == 3 || d->k_h == 5) && d->dil_w == 1 && dil_h == 1 && stride_h == d->stride_w &&
+           (stride_h == 1 || stride_h == 2);
+}
+
+static size_t window_bytes(const dn_depthwise *d) {
+    size_t blocks = ((size_t)d->channels + BLOCK - 1) / BLOCK;
+    return blocks * (size_t)(lines_of(d) * d->k_w * pairs_of(d)) * PAIR_OF_ROWS * sizeof(int16_t);
+}
+
+static void pack_window(const dn_depthwise *d, const int8_t *w, int8_t *packed) {
+    size_t lines = (size_t)lines_of(d), pairs = (size_t)pairs_of(d), k = (size_t)d->k_h, channels = (size_t)d->channels;
+    memset(packed, 0, window_bytes(d));
+    for (size_t line = 0; line < lines; line++)
+        for (size_t ky = 0; ky < k; ky++)
+            for (size_t kx = 0; kx < k; kx++)
+                for (size_t c = 0; c < channels; c++) {
+                    size_t row = ky + line, block = ((c / BLOCK * lines + line) * k + kx) * pairs + row / 2;
+                    int16_t wide = w[(ky * k + kx) * channels + c];
+                    memcpy(packed + sizeof wide * (block * PAIR_OF_ROWS + c % BLOCK * 2 + row % 2), &wide, sizeof wide);
+                }
+}
+
+/* P output pixels, 16 channels, one row. */
+INLINE void window_pixels(const int K, const int STRIDE, const int P, const int8_t *w, const __m256i bias[2], const way how[2],
+                          const finish *f, const uint16_t *tile, dn_act *out, size_t channels, size_t width) {
+    const int PAIRS = (K + (STRIDE == 1) + 1) / 2;
+    __m256i sum[4][2];
+    UNROLL
+    for (int p = 0; p < P; p++) {
+        sum[p][0] = bias[0];
+        sum[p][1] = bias[1];
+    }
+    UNROLL
+    for (int kx = 0; kx < K; kx++)
+        UNROLL
+        for (int pair = 0; pair < PAIRS; pair++) {
+            const int8_t *four = w + (size_t)(kx * PAIRS + pair) * PAIR_OF_ROWS * sizeof(int16_t);
+            __m256i low = load(four), high = load(four + 32);
+            UNROLL
+            for (int p = 0; p < P; p++) {
+                const uint16_t *x = tile + (size_t)((p * STRIDE + kx) * PAIRS + pair) * PAIR_OF_ROWS;
+                sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(load(x), low));
+                sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(load(x + BLOCK), high));
+            }
+        }
+    requantise_all(&sum[0][0], P, 2, &how[0]);
+    requantise_all(&sum[0][1], P, 2, &how[1]);
+    UNROLL
+    for (int p = 0; p < P; p += 2) {
+        const int q = p + 1 < P ? p + 1 : p;
+        __m256i two = narrow(sum[p][0], sum[p][1], sum[q][0], sum[q][1], f);
+        store(out + (size_t)p * channels, two, width);
+        if (q != p) store(out + (size_t)q * channels, _mm256_permute4x64_epi64(two, 0x0e), width);
+    }
+}
+
+/* Two picture rows, from column `left` of the picture, `columns` of them; what lies outside is `padding`. */
+INLINE void fill_pair(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, const dn_act *padding, int y, int left,
+                      int columns, size_t c, size_t pitch, uint16_t *to) {
+    const dn_act *row[2];
+    for (int i = 0; i < 2; i++) {
+        bool inside = y + i >= 0 && y + i < p->height;
+        row[i] = inside ? picture + (size_t)(y + i) * (size_t)p->width * (size_t)d->channels + c : NULL;
+    }
+    for (int i = 0; i < columns; i++, to += pitch) {
+        bool inside = left + i >= 0 && left + i < p->width;
+        size_t at = inside ? (size_t)(left + i) * (size_t)d->channels : 0;
+        __m128i a = bytes16(inside && row[0] != NULL ? row[0] + at : padding);
+        __m128i b = bytes16(inside && row[1] != NULL ? row[1] + at : padding);
+        _mm256_storeu_si256((__m256i *)(void *)to, _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)));
+        _mm256_storeu_si256((__m256i *)(void *)(to + BLOCK), _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b)));
+    }
+}
+
+/* 16 channels, output rows [from, to). */
+INLINE void window_block(const int K, const int STRIDE, const dn_depthwise *d, const dn_picture *p, const dn_act *picture,
+                         int from, int to, size_t c, const int8_t *w, dn_act *out) {
+    const int PAIRS = (K + (STRIDE == 1) + 1) / 2, LINES = STRIDE == 1 ? 2 : 1;
+    const size_t line_bytes = (size_t)(K * PAIRS) * PAIR_OF_ROWS * sizeof(int16_t);
+    uint16_t tile[MAX_COLUMNS * MAX_PAIRS * PAIR_OF_ROWS];
+    dn_act padding[BLOCK];
+    memset(padding, p->zero, sizeof padding);
+    const dn_requant *r = &d->requant;
+    size_t channels = (size_t)d->channels, row = (size_t)p->out_width * channels;
+    size_t width = channels - c < BLOCK ? channels - c : BLOCK, pitch = (size_t)PAIRS * PAIR_OF_ROWS;
+    const __m256i bias[2] = {load(r->bias + c), load(r->bias + c + LANES)};
+    const way how[2] = {way_at(r, c), way_at(r, c + LANES)};
+    finish f = finish_at(r);
+    for (int y = from; y < to; y += LINES)
+        for (int x0 = 0; x0 < p->out_width; x0 += STRIP) {
+            int pixels = p->out_width - x0 < STRIP ? p->out_width - x0 : STRIP;
+            for (int pair = 0; pair < PAIRS; pair++)
+                fill_pair(d, p, picture, padding, y * STRIDE - p->pad_top + 2 * pair, x0 * STRIDE - p->pad_left,
+                          (pixels - 1) * STRIDE + K, c, pitch, tile + pair * PAIR_OF_ROWS);
+            for (int line = 0; line < LINES && y + line < to; line++) {
+                dn_act *to_x = out + (size_t)(y + line - from) * row + (size_t)x0 * channels + c;
+                const int8_t *weights = w + (size_t)line * line_bytes;
+                int x = 0;
+                for (; x + 4 <= pixels; x += 4)
+                    window_pixels(K, STRIDE, 4, weights, bias, how, &f, tile + (size_t)(x * STRIDE) * pitch,
+                                  to_x + (size_t)x * channels, channels, width);
+                for (; x < pixels; x++)
+                    window_pixels(K, STRIDE, 1, weights, bias, how, &f, tile + (size_t)(x * STRIDE) * pitch,
+                                  to_x + (size_t)x * channels, channels, width);
+            }
+        }
+}
+
+#define WINDOW(K, STRIDE)                                                                                                     \
+    static void window_##K##x##K##s##STRIDE(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, \
+                                            size_t c, const int8_t *w, dn_act *out) {                                         \
+        window_block(K, STRIDE, d, p, picture, from, to, c, w, out);                                                          \
+    }
+WINDOW(3, 1) WINDOW(3, 2) WINDOW(5, 1) WINDOW(5, 2)
+#undef WINDOW
+
+static void dn_u8_window__avx2(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, dn_act *out) {
+    size_t bytes = window_bytes(d) / (((size_t)d->channels + BLOCK - 1) / BLOCK);
+    for (size_t c = 0; c < (size_t)d->channels; c += BLOCK) {
+        const int8_t *w = d->packed + c / BLOCK * bytes;
+        if (d->k_h == 3 && d->stride_w == 1) window_3x3s1(d, p, picture, from, to, c, w, out);
+        else if (d->k_h == 3) window_3x3s2(d, p, picture, from, to, c, w, out);
+        else if (d->stride_w == 1) window_5x5s1(d, p, picture, from, to, c, w, out);
+        else window_5x5s2(d, p, picture, from, to, c, w, out);
+    }
+}
+
+static const dn_window_kernels window = {takes_window, window_bytes, pack_window, dn_u8_window__avx2};
 
 /* ---- element by element; whole vectors, then the rest through the scalar twin ---- */
 
@@ -262,17 +482,47 @@ INLINE __m256i centred(const dn_act *a, __m256i zero) {
     return _mm256_sub_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)a)), zero);
 }
 
+/* See dn_sketch. */
+INLINE __m256i sketched(const dn_act *a, const dn_act *b, const dn_sketch *s) {
+    __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)a)));
+    __m256 y = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)b)));
+    __m256 part = _mm256_fmadd_ps(y, _mm256_set1_ps(s->by_b), _mm256_set1_ps(s->constant));
+    return _mm256_cvtps_epi32(_mm256_fmadd_ps(x, _mm256_set1_ps(s->by_a), part));
+}
+
+/* 32 sums, or false where one is too near. */
+INLINE bool add_quickly(const dn_act *a, const dn_act *b, const dn_sketch *s, const finish *f, dn_act *out) {
+    const __m256i near = _mm256_set1_epi32(s->near), none = _mm256_setzero_si256();
+    __m256i q[4], doubt = none;
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        q[i] = sketched(a + i * LANES, b + i * LANES, s);
+        doubt = _mm256_or_si256(doubt, _mm256_cmpeq_epi32(_mm256_and_si256(q[i], near), none));
+        q[i] = _mm256_srai_epi32(q[i], DN_SKETCH_BITS);
+    }
+    if (!_mm256_testz_si256(doubt, doubt)) return false;
+    _mm256_storeu_si256((__m256i *)(void *)out, narrow(q[0], q[1], q[2], q[3], f));
+    return true;
+}
+
 static void dn_u8_add__avx2(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
     uniform u_a = uniform_of(p->multiplier_a, p->shift_a), u_b = uniform_of(p->multiplier_b, p->shift_b);
     uniform u_out = uniform_of(p->multiplier_out, p->shift_out);
     __m256i zero_a = _mm256_set1_epi32(p->zero_a), zero_b = _mm256_set1_epi32(p->zero_b), none = _mm256_setzero_si256();
     finish f = finish_of(p->zero_out, p->min, p->max);
+    dn_sketch sketch = dn_sketch_add(p);
     size_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        __m256i x = requantise_uniform(_mm256_slli_epi32(centred(a + i, zero_a), 20), &u_a);
-        __m256i y = requantise_uniform(_mm256_slli_epi32(centred(b + i, zero_b), 20), &u_b);
-        __m256i sum = p->sign_b < 0 ? _mm256_sub_epi32(x, y) : _mm256_add_epi32(x, y);
-        store(out + i, narrow(requantise_uniform(sum, &u_out), none, none, none, &f), LANES);
+    while (i + LANES <= count) {
+        if (sketch.near != 0 && count - i >= 32 && add_quickly(a + i, b + i, &sketch, &f, out + i)) {
+            i += 32;
+            continue;
+        }
+        for (size_t end = count - i >= 32 ? i + 32 : count; i + LANES <= end; i += LANES) {
+            __m256i x = requantise_uniform(_mm256_slli_epi32(centred(a + i, zero_a), 20), &u_a);
+            __m256i y = requantise_uniform(_mm256_slli_epi32(centred(b + i, zero_b), 20), &u_b);
+            __m256i sum = p->sign_b < 0 ? _mm256_sub_epi32(x, y) : _mm256_add_epi32(x, y);
+            store(out + i, narrow(requantise_uniform(sum, &u_out), none, none, none, &f), LANES);
+        }
     }
     dn_kernels_scalar.add(p, a + i, b + i, count - i, out + i);
 }
@@ -312,11 +562,14 @@ const dn_kernels dn_kernels_avx2 = {
     .name = "avx2",
     .nr = LANES,
     .kr = PAIR,
+    .windows = MAX_K,
     .lowest_weight = -128,
+    .find_quick = dn_quick_find,
     .gemm = dn_u8_gemm__avx2,
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
     .depthwise = dn_u8_depthwise__avx2,
+    .window = &window,
     .add = dn_u8_add__avx2,
     .mul = dn_u8_mul__avx2,
     .lut = dn_u8_lut__avx2,

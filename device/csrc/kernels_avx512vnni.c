@@ -382,22 +382,29 @@ static size_t window_bytes(const dn_depthwise *d) {
     return blocks * WIDE * (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
 }
 
+/* `channels` of them, of a block; w: the first one's. */
+static void pack_block(const dn_depthwise *d, const int8_t *w, size_t channels, bool wide, int8_t *packed) {
+    size_t lines = (size_t)lines_of(d), groups = (size_t)groups_of(d), k = (size_t)d->k_h, vectors = wide ? 4 : 1;
+    for (size_t line = 0; line < lines; line++)
+        for (size_t ky = 0; ky < k; ky++)
+            for (size_t kx = 0; kx < k; kx++) {
+                const int8_t *from = w + (ky * k + kx) * (size_t)d->channels;
+                size_t row = ky + line;
+                int8_t *to = packed + ((line * k + kx) * groups + row / GROUP) * vectors * LANES * GROUP + row % GROUP;
+                for (size_t c = 0; c < channels; c++)
+                    to[(wide ? c % LANES / 4 * LANES + c / LANES * 4 + c % 4 : c) * GROUP] = from[c];
+            }
+}
+
 static void pack_window(const dn_depthwise *d, const int8_t *w, int8_t *packed) {
-    int lines = lines_of(d), groups = groups_of(d), k = d->k_h;
-    size_t channels = (size_t)d->channels;
+    size_t channels = (size_t)d->channels, each = (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
     memset(packed, 0, window_bytes(d));
     for (size_t c = 0; c < channels;) {
         bool wide = wide_at(d, c);
-        int vectors = wide ? 4 : 1;
-        for (int i = 0; i < lines * k * groups * vectors * LANES * GROUP; i++) {
-            int y = i % GROUP, lane = i / GROUP % LANES, v = i / GROUP / LANES % vectors;
-            int rest = i / (GROUP * LANES * vectors), group = rest % groups, kx = rest / groups % k, line = rest / groups / k;
-            size_t channel = c + (size_t)(wide ? lane / 4 * LANES + 4 * v + lane % 4 : lane);
-            int ky = group * GROUP + y - line;
-            if (ky >= 0 && ky < k && channel < channels) packed[i] = w[(size_t)(ky * k + kx) * channels + channel];
-        }
-        packed += (size_t)(lines * k * groups * GROUP) * (wide ? WIDE : LANES);
-        c += wide ? WIDE : LANES;
+        size_t block = wide ? WIDE : LANES;
+        pack_block(d, w + c, channels - c < block ? channels - c : block, wide, packed);
+        packed += each * block;
+        c += block;
     }
 }
 
@@ -752,7 +759,7 @@ const dn_kernels dn_kernels_avx512vnni = {
     .name = "avx512vnni",
     .nr = LANES,
     .kr = GROUP,
-    .windows = 1,
+    .windows = INT32_MAX,
     .lowest_weight = -128,
     .find_quick = dn_quick_find,
     .gemm = dn_u8_gemm__avx512vnni,

@@ -142,7 +142,8 @@ static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t 
     if (!dn_make_requant(m, op, n, in, weights, false, bias, out, scale, p->rows, &p->gemm.requant, &p->kernels)) return false;
     p->gemm.n = n;
     p->gemm.k = k;
-    p->slides = !p->direct && p->kernels->windows && p->dil_w == 1 && p->out_w >= WORTH_SLIDING;
+    int64_t kr = p->kernels->kr, filled = ((int64_t)p->k_w * p->in_c + kr - 1) / kr * kr * p->k_h;
+    p->slides = !p->direct && filled <= p->kernels->windows && p->dil_w == 1 && p->out_w >= WORTH_SLIDING;
     if (!p->slides) {
         p->gemm.packed = dn_pack(m, p->kernels, w, n, k);
         return p->gemm.packed != NULL;

@@ -116,17 +116,30 @@ typedef struct {
     int64_t low, high;
 } reach;
 
+enum { SUMMED = 1 << 20 }; /* weights that 32 bits hold the sum of */
+
 static void sum_weights(const dn_tensor *weights, int32_t channels, bool channels_last, int64_t *sum, int64_t *magnitude) {
+    const int8_t *w = (const int8_t *)weights->data;
     size_t n = (size_t)channels, per_channel = weights->count / n;
-    size_t outer = channels_last ? per_channel : n, inner = channels_last ? n : per_channel, i = 0;
-    for (size_t o = 0; o < outer; o++) {
-        for (size_t k = 0; k < inner; k++, i++) {
-            size_t c = channels_last ? k : o;
-            int32_t v = (int8_t)weights->data[i];
-            sum[c] += v;
-            magnitude[c] += v < 0 ? -v : v;
-        }
+    if (channels_last) {
+        for (size_t i = 0; i < per_channel; i++, w += n)
+            for (size_t c = 0; c < n; c++) {
+                sum[c] += w[c];
+                magnitude[c] += w[c] < 0 ? -w[c] : w[c];
+            }
+        return;
     }
+    for (size_t c = 0; c < n; c++)
+        for (size_t left = per_channel, count; left > 0; left -= count, w += count) {
+            int32_t plain = 0, absolute = 0;
+            count = left < SUMMED ? left : SUMMED;
+            for (size_t i = 0; i < count; i++) {
+                plain += w[i];
+                absolute += w[i] < 0 ? -w[i] : w[i];
+            }
+            sum[c] += plain;
+            magnitude[c] += absolute;
+        }
 }
 
 static void find_quick(const dn_kernels *kernels, dn_requant *r, int32_t channels, const reach *reaches, int32_t *biases,

@@ -105,7 +105,7 @@ static void test_segments(const dn_kernels *fast, noise *n, int rows, int column
     static dn_act a[5 * NEXT + MAX_ROWS * 40 + SLACK], gathered[MAX_ROWS * 5 * 40];
     static dn_act got[MAX_ROWS * 210 + SLACK], expected[sizeof got];
     static int8_t w[MAX_CHANNELS * 5 * 40], filled[MAX_CHANNELS * 5 * 44], packed[(MAX_CHANNELS + 64) * 5 * 44];
-    if (!fast->windows) return;
+    if (fast->windows == 0) return;
     int lda = noise_between(n, 1, k), all = k * segments, kr = fast->kr, wide = (k + kr - 1) / kr * kr;
     fill(n, a, sizeof a, noise_between(n, 0, 3) == 0);
     fill_weights(n, fast, w, sizeof w);
