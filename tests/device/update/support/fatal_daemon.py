@@ -29,9 +29,15 @@ class Fatal:
         return self.model.info
 
     def run_tensor(self, x):
-        if self.frames_left > 0:
-            self.frames_left -= 1
-            return self.model.run_tensor(x)
+        return self.model.run_tensor(x)
+
+    def look(self, frame, preparation):
+        if self.frames_left <= 0:
+            self._die()
+        self.frames_left -= 1
+        return self.model.look(frame, preparation)
+
+    def _die(self):
         if self.seed == HANG:
             threading.Event().wait()
         os.kill(os.getpid(), signal.SIGSEGV if self.seed == SEGFAULT else signal.SIGKILL)
