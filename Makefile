@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 ARGS ?=
+comma := ,
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
 .PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
@@ -118,8 +119,9 @@ bench-ears: $(VENV)/.deps ## What a daemon that only hears costs: CPU and memory
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/sound/bench_ears.py $(ARGS)
 
-bench-engine: $(VENV)/.deps ## The engine beside its peers on the same networks, interleaved (ARGS=MODEL…)
+bench-engine: $(VENV)/.deps ## The engine beside LiteRT, ONNX Runtime, OpenVINO and ncnn, interleaved (ARGS=MODEL…)
 	@test -e $(VENV)/.develop || $(MAKE) install
+	$(PIP) install -q -c constraints.txt onnx==1.23.2 openvino==2026.4.1 ncnn==1.0.20261020 pnnx==20261020
 	$(BIN)/python tests/engine/bench_engine.py $(ARGS)
 
 bench-arm: $(VENV)/.deps ## Instructions per inference on aarch64 beside tflite-runtime, under qemu-user (ARGS=MODEL…)
@@ -151,8 +153,8 @@ test-ray: $(VENV)/.deps ## Jobs on a real local Ray cluster of several node proc
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(PIP) install -q -c constraints.txt 'ray>=2.40,<3'
 	$(BIN)/pytest -rs -m ray tests/cloud
 
-fuzz: ## Fuzz the reader, planner and runner under sanitizers (MINUTES=10; needs clang)
-	device/csrc/fuzz/run.sh $(or $(MINUTES),10)
+fuzz: $(VENV)/.deps ## Fuzz the reader, planner and runner (MINUTES=10 SANITIZERS=address,undefined|memory; needs clang)
+	device/csrc/fuzz/run.sh $(or $(MINUTES),10) $(or $(SANITIZERS),address$(comma)undefined)
 
 clean: ## Remove what was built and installed
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

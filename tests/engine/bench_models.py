@@ -1,45 +1,58 @@
-"""The networks that the engine's benchmarks run, found or made: a student, EfficientNet-Lite0@224, public ones."""
+"""The networks that the engine's benchmarks run, found or made: students, EfficientNet-Lite0@224, public ones.
+
+For those made here, the files that some peers want are made too: int8 ONNX by ONNX Runtime's own quantiser, and ncnn's
+by pnnx. ncnn's int8 wants tools that no package brings, so ncnn runs in floats.
+"""
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MADE = ROOT / "build" / "bench-models"
 
 
 def all_models() -> list[Path]:
-    """A student, the teacher and every int8 model in DISTILLNET_DATA/models, where that folder is."""
+    """The demo's student in this tree, if any; MobileNetV2-0.35@128; EfficientNet-Lite0@224; DISTILLNET_DATA/models."""
     data = Path(os.environ.get("DISTILLNET_DATA", ROOT.parent / "shared" / "data"))
-    return [student(), efficientnet_lite0(), *sorted((data / "models").glob("*int8.tflite"))]
-
-
-def student() -> Path:
-    """The demo's last student in this tree; else one of MobileNetV2-0.35's shape at 128×128, its weights by chance."""
     demo = ROOT / ".demo" / "first" / "student.tflite"
-    return demo if demo.is_file() else _made("student.tflite", _student)
+    made = [_made(name) for name in _NETWORKS]
+    return [*([demo] if demo.is_file() else []), *made, *sorted((data / "models").glob("*int8.tflite"))]
 
 
-def efficientnet_lite0() -> Path:
-    """The teacher in int8 at 224×224, calibrated on noise: speed does not depend on it."""
-    return _made("efficientnet_lite0_224_int8.tflite", _efficientnet_lite0)
+def peer_file(model: Path, peer: str) -> Path | None:
+    """Return the file of a made model for onnxruntime or ncnn; None where there is none, or no package to make it."""
+    if model.parent != MADE:
+        return None
+    path = model.with_suffix({"onnxruntime": ".onnx", "ncnn": ".ncnn.param"}[peer])
+    if not path.is_file():
+        try:
+            {"onnxruntime": _export_onnx, "ncnn": _export_ncnn}[peer](*_NETWORKS[model.stem](), path)
+        except (ImportError, OSError, subprocess.CalledProcessError) as exc:
+            sys.stderr.write(f"no {path.name}: {exc}\n")
+            return None
+    return path
 
 
-def _made(name: str, make: Callable[[], bytes]) -> Path:
+def _made(name: str) -> Path:
+    from distillnet.cloud.export import to_int8
     from distillnet.cloud.places import write_whole
 
-    if not (MADE / name).is_file():
-        write_whole(MADE / name, make())
-    return MADE / name
+    path = MADE / f"{name}.tflite"
+    if not path.is_file():
+        write_whole(path, to_int8(*_NETWORKS[name]()))
+    return path
 
 
-def _student() -> bytes:
+def _mobilenet() -> tuple[Any, Any]:
+    """A student's shape, its weights by chance."""
     import torch
 
     from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
-    from distillnet.cloud.export import to_int8
 
     torch.manual_seed(0)
     # Channels out, repeats, stride, expansion: the table of MobileNetV2 (Sandler et al. 2018) at 0.35.
@@ -52,16 +65,62 @@ def _student() -> bytes:
             residual = stride == 1 and into == out
             blocks.append(BlockShape(into, into * expansion, out, 3, stride, expansion > 1, residual))
             into = out
-    network = Classifier(CoreNet(CoreShape(16, tuple(blocks), 1280)), 1280, 12)
-    return to_int8(network, torch.randn(4, 3, 128, 128))
+    network, inputs = Classifier(CoreNet(CoreShape(16, tuple(blocks), 1280)), 1280, 12), torch.randn(4, 3, 128, 128)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0  # one pass, and activations have the size that training would give them
+    with torch.no_grad():
+        network.train()(inputs)
+    return network.eval(), inputs
 
 
-def _efficientnet_lite0() -> bytes:
+def _efficientnet_lite0() -> tuple[Any, Any]:
+    """The teacher, with its weights; to be calibrated on noise: speed does not depend on it."""
+    import torch
+
     from distillnet.cloud.application import TeacherSection
-    from distillnet.cloud.export import to_int8
-    from distillnet.cloud.teacher import load, normalise
+    from distillnet.cloud.teacher import load
 
+    torch.manual_seed(0)
     teacher = load(TeacherSection(), ROOT)
     assert teacher.module is not None
-    noise = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    return to_int8(teacher.module, normalise(noise, teacher.mean, teacher.scale))
+    return teacher.module.eval(), torch.randn(4, 3, 224, 224)
+
+
+_NETWORKS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "mobilenet_v2_0.35_128_int8": _mobilenet,
+    "efficientnet_lite0_224_int8": _efficientnet_lite0,
+}
+
+
+def _export_onnx(network: Any, inputs: Any, path: Path) -> None:
+    import torch
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = [{"x": x[None].numpy()} for x in inputs]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self._left.pop() if self._left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        exported, whole = Path(folder) / "exported.onnx", Path(folder) / "whole.onnx"
+        torch.onnx.export(network, (inputs[:1],), str(exported), input_names=["x"], output_names=["y"], dynamo=False)
+        quantization.quant_pre_process(str(exported), str(whole), skip_symbolic_shape=True)
+        # U8S8 is the form that its kernels for x86 are fastest in.
+        quantization.quantize_static(
+            str(whole), str(path), Reader(), per_channel=True, activation_type=quantization.QuantType.QUInt8
+        )
+
+
+def _export_ncnn(network: Any, inputs: Any, path: Path) -> None:
+    import torch
+
+    pnnx = Path(sys.executable).with_name("pnnx")
+    with tempfile.TemporaryDirectory() as folder:
+        traced = Path(folder) / "network.pt"
+        torch.jit.trace(network, inputs[:1]).save(str(traced))
+        shape = ",".join(str(n) for n in inputs[:1].shape)
+        subprocess.run([pnnx, traced, f"inputshape=[{shape}]"], check=True, capture_output=True, cwd=folder)
+        (Path(folder) / "network.ncnn.bin").replace(path.with_suffix(".bin"))
+        (Path(folder) / "network.ncnn.param").replace(path)

@@ -1,23 +1,35 @@
 """How fast is a model in the native engine, and in its peers, on the same inputs? Called by `distillnet bench engine`.
 
-Side by side in one process, interleaved in rounds, medians: what the machine does besides hits all alike.
+Side by side in one process, interleaved in rounds, medians: what the machine does besides hits all alike. Memory is
+measured in a process of its own.
 """
 
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from distillnet.engine.backend import ModelError, Tensor
-from distillnet.engine.litert import LiteRTModel
+from distillnet.engine.bench_peers import Run, prepare
 from distillnet.engine.native import NativeModel
 from distillnet.engine.verify import sample_inputs
 
-Peer = Literal["litert", "onnxruntime"]
-PEERS: tuple[Peer, ...] = ("litert", "onnxruntime")
-Run = Callable[[], object]
+_LOADS = 7
+_MEMORY_PROGRAM = """
+import re, sys
+import numpy as np
+from distillnet.engine.native import NativeModel
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+data = sys.stdin.buffer.read()
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = status("VmRSS")
+model = NativeModel(data, threads=int(sys.argv[1]), kernels=sys.argv[2] or None, max_arena_bytes=1 << 30)
+model.run_tensor(np.zeros(model.info["input"]["shape"], model.info["input"]["dtype"]))
+print(status("VmHWM") - before)
+"""
 
 
 def compare(
@@ -28,6 +40,7 @@ def compare(
     seconds: float = 3.0,
     kernels: str | None = None,
     onnx: Path | None = None,
+    ncnn: Path | None = None,
 ) -> dict[str, Any]:
     """Time one inference in every engine.
 
@@ -38,22 +51,28 @@ def compare(
         seconds: to spend on timing, in all.
         kernels: instruction set of the native engine; None = the best.
         onnx: the same network as an int8 ONNX file, for the peer onnxruntime.
+        ncnn: the same network as an ncnn `.param` file, its `.bin` beside it, for the peer ncnn.
 
     Returns:
-        `native_ms`, and for each peer `<peer>_ms` and `<peer>_ratio` (its time over native's); `ratio` is LiteRT's;
-        besides `kernels`, `threads`, `rounds`, `load_ms`, `macs`, `gmacs_per_second`, `layers` and `machine`.
+        `native_ms`, and for each peer `<peer>_ms`, `<peer>_ratio` (its time over native's) and `<peer>_form` (the
+        arithmetic it runs in); `ratio` is LiteRT's; besides `kernels`, `threads`, `rounds`, `load_ms`, `macs`,
+        `gmacs_per_second`, `arena_bytes`, `weights_bytes`, `peak_memory_bytes` (what loading and one run added to the
+        process; None where the system cannot tell), `layers` and `machine`.
 
     Raises:
         ModelError: malformed, an unknown peer, or a peer that is not installed.
 
     """
-    begun = time.perf_counter()
-    native = NativeModel(data, threads=threads, kernels=kernels, max_arena_bytes=1 << 30)
-    load_ms = (time.perf_counter() - begun) * 1e3
+    loads = []
+    for _ in range(_LOADS):
+        begun = time.perf_counter()
+        native = NativeModel(data, threads=threads, kernels=kernels, max_arena_bytes=1 << 30)
+        loads.append((time.perf_counter() - begun) * 1e3)
     x = list(sample_inputs(native.info["input"], 8))[-1]
     runs: dict[str, Run] = {"native": lambda: native.run_tensor(x)}
+    forms = {}
     for peer in peers:
-        runs[peer] = _peer(peer, data, x, threads, onnx)
+        runs[peer], forms[peer] = prepare(peer, data, x, threads=threads, files={"onnxruntime": onnx, "ncnn": ncnn})
     times = _interleaved(runs, seconds)
     native_ms = statistics.median(times["native"])
     profile = native.profile()
@@ -63,7 +82,8 @@ def compare(
         "kernels": native.info["kernels"],
         "threads": threads,
         "rounds": len(times["native"]),
-        "load_ms": load_ms,
+        "load_ms": statistics.median(loads),
+        "peak_memory_bytes": _peak_memory(data, threads, kernels),
         "arena_bytes": native.info["arena_bytes"],
         "weights_bytes": native.info["weights_bytes"],
         "macs": macs,
@@ -74,6 +94,7 @@ def compare(
     for peer in peers:
         report[f"{peer}_ms"] = statistics.median(times[peer])
         report[f"{peer}_ratio"] = report[f"{peer}_ms"] / native_ms
+        report[f"{peer}_form"] = forms[peer]
     if "litert" in peers:
         report["ratio"] = report["litert_ratio"]
     return report
@@ -94,33 +115,10 @@ def _interleaved(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]
     return times
 
 
-def _peer(name: str, data: bytes, x: Tensor, threads: int, onnx: Path | None) -> Run:
-    if name == "litert":
-        litert = LiteRTModel(data, threads=threads, reason="peer")
-        return lambda: litert.run_tensor(x)
-    if name == "onnxruntime":
-        return _onnxruntime(x, threads, onnx)
-    raise ModelError(f"no peer called {name!r}; there are {', '.join(PEERS)}")
-
-
-def _onnxruntime(x: Tensor, threads: int, path: Path | None) -> Run:
-    if path is None:
-        raise ModelError("the peer onnxruntime wants the same network as an ONNX file: --onnx FILE")
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        raise ModelError("onnxruntime is not installed: pip install onnxruntime") from exc
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wanted = session.get_inputs()[0]
-    shape = tuple(1 if not isinstance(n, int) else n for n in wanted.shape)
-    if sorted(shape) != sorted(x.shape):
-        raise ModelError(f"{path}: takes input {shape}, the .tflite {x.shape}")
-    fed = x if shape == x.shape else x.transpose(0, 3, 1, 2)
-    fed = fed.astype({"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int8)": "int8"}[wanted.type])
-    return lambda: session.run(None, {wanted.name: fed})
+def _peak_memory(data: bytes, threads: int, kernels: str | None) -> int | None:
+    command = [sys.executable, "-c", _MEMORY_PROGRAM, str(threads), kernels or ""]
+    done = subprocess.run(command, input=data, capture_output=True)
+    return int(done.stdout) if done.returncode == 0 else None
 
 
 def cpu_name() -> str:

@@ -80,8 +80,9 @@ def verify(
 
 def engine(
     model: Annotated[Path, typer.Argument(help="A `.tflite` file.")],
-    peers: Annotated[str, typer.Option(help="Separated by commas: litert, onnxruntime.")] = "litert",
+    peers: Annotated[str, typer.Option(help="Separated by commas: litert, onnxruntime, openvino, ncnn.")] = "litert",
     onnx: Annotated[Path | None, typer.Option(help="The same network as ONNX, for onnxruntime.")] = None,
+    ncnn: Annotated[Path | None, typer.Option(help="The same network as ncnn's .param, for ncnn.")] = None,
     threads: Threads = 1,
     seconds: Annotated[float, typer.Option(help="To spend on timing.", min=0.1)] = 3.0,
     kernels: Kernels = None,
@@ -96,7 +97,7 @@ def engine(
     names = tuple(name for name in peers.split(",") if name)
     data = _read(model)
     try:
-        report = compare(data, peers=names, threads=threads, seconds=seconds, kernels=kernels, onnx=onnx)
+        report = compare(data, peers=names, threads=threads, seconds=seconds, kernels=kernels, onnx=onnx, ncnn=ncnn)
     except UnsupportedError as exc:
         raise ModelError(f"{model}: not for the native engine: {exc}") from exc
     if not layers:
@@ -110,8 +111,14 @@ def engine(
 def _print(model: Path, peers: tuple[str, ...], report: dict[str, Any]) -> None:
     typer.echo(f"{model} on {report['machine']}, {report['threads']} threads, median of {report['rounds']} rounds")
     typer.echo(f"  native ({report['kernels']})  {report['native_ms']:.3f} ms, loaded in {report['load_ms']:.1f} ms")
+    if report["peak_memory_bytes"] is not None:
+        kept = report["weights_bytes"] + report["arena_bytes"]
+        typer.echo(
+            f"  memory  {report['peak_memory_bytes'] / 1e6:.2f} MB at most, weights and arena {kept / 1e6:.2f} MB"
+        )
     for peer in peers:
-        typer.echo(f"  {peer}  {report[f'{peer}_ms']:.3f} ms, {report[f'{peer}_ratio']:.2f}× as long")
+        ms, ratio, form = (report[f"{peer}_{what}"] for what in ("ms", "ratio", "form"))
+        typer.echo(f"  {peer}  {ms:.3f} ms, {ratio:.2f}× as long ({form})")
     for layer in report.get("layers", []):
         speed = layer["macs"] / layer["ms"] / 1e6 if layer["ms"] > 0 else 0.0
         typer.echo(f"  {layer['index']:4} {layer['op']:24} {layer['ms']:8.4f} ms {speed:7.1f} GMAC/s")
