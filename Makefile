@@ -9,7 +9,7 @@ ARGS ?=
 comma := ,
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet bench-layers board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -139,6 +139,12 @@ soak-daemon: $(VENV)/.deps ## An hour of accelerated stream: does memory grow? (
 test-endurance: $(VENV)/.deps ## 20 broker restarts, 200 SIGKILLs, full and read-only disks: no event lost; half an hour
 	@test -e $(VENV)/.develop || $(MAKE) install
 	DISTILLNET_LONG=1 $(BIN)/pytest tests/device/test_endurance.py -o log_cli=true -o log_cli_level=INFO
+
+bench-layers: $(VENV)/.deps ## Every layer against the peak of this CPU, measured on the spot (MODELS="…" KERNELS=avx2)
+	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
+	$(BIN)/cmake --build build/bench --target bench_layers
+	@for model in $(or $(MODELS),$(wildcard $(or $(DISTILLNET_DATA),../shared/data)/models/*int8.tflite)); do \
+	  build/bench/device/csrc/tests/bench_layers $$model "$(KERNELS)" || exit 1; done
 
 test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
