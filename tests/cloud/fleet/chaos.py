@@ -194,7 +194,7 @@ class Devices(threading.Thread):
         credentials = grpc.ssl_channel_credentials(ca_pem, key, certificate_pem)
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.keepalive_time_ms", 5000)]
         while True:
-            with contextlib.suppress(grpc.RpcError, asyncio.TimeoutError):
+            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the stream ended under us
                 async with grpc.aio.secure_channel(
                     f"127.0.0.1:{self._port()}", credentials, options=options
                 ) as channel:
