@@ -26,7 +26,7 @@ def all_models() -> list[Path]:
 
 def peer_file(model: Path, peer: str) -> Path | None:
     """Return the file of a made model for onnxruntime or ncnn; None where there is none, or no package to make it."""
-    if model.parent != MADE:
+    if model.resolve().parent != MADE:
         return None
     path = model.with_suffix({"onnxruntime": ".onnx", "ncnn": ".ncnn.param"}[peer])
     if not path.is_file():
