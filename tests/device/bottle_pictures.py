@@ -44,6 +44,20 @@ def write(archive: Path, place: Path) -> None:
     partial.replace(place)
 
 
+def validation(archive: Path) -> tuple[list[Picture], list[Picture]]:
+    """Return what a zone may show with and without a bottle, of pictures and classes that are never trained on."""
+    rng = np.random.default_rng(1)
+    with zipfile.ZipFile(archive) as zipped:
+        names = sorted(zipped.namelist())
+        bottles = [n for n in names if n.startswith("val/") and n.split("/")[1] in BOTTLES]
+        others = [n for n in names if n.startswith("unseen/")][::5]
+        with_one, without = ([_decode(zipped.read(name)) for name in some] for some in (bottles, others))
+    patches = [_smoothest(picture) for picture in without]
+    surfaces = [_surface(patches, rng) for _ in without]
+    shrunk = [[_shrunk(picture, _surface(patches, rng), rng) for picture in some] for some in (with_one, without)]
+    return shrunk[0], shrunk[1] + surfaces
+
+
 def _decode(data: bytes) -> Picture:
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
