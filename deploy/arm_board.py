@@ -56,7 +56,9 @@ def command(
     """The host's command line that runs a Python program with `arguments` on the emulated processor."""
     paths = f"{APP}:{arm_root.SITE}"
     line = ["qemu-aarch64", "-L", str(arm_root.ROOTFS), "-cpu", cpu, "-E", f"PYTHONPATH={paths}"]
-    for name, value in {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", **(environment or {})}.items():
+    children = {"QEMU_LD_PREFIX": str(arm_root.ROOTFS), "QEMU_CPU": cpu}  # where the kernel knows how to start them
+    once = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for name, value in {**children, **once, **(environment or {})}.items():
         line += ["-E", f"{name}={value}"]
     return [*line, str(arm_root.ROOTFS / "usr/bin/python3.11"), "-c", program, *arguments]
 

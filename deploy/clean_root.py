@@ -40,7 +40,7 @@ def build(arch: str, kind: str = "") -> Path:
     if os.getuid() != 0 or shutil.which("debootstrap") is None:
         raise RootError("needs root and debootstrap")
     if arch != NATIVE[os.uname().machine]:
-        _let_the_kernel_start(arch)
+        let_the_kernel_start(arch)
     if (root / ".complete").exists():
         return root
     shutil.rmtree(root, ignore_errors=True)
@@ -54,7 +54,8 @@ def build(arch: str, kind: str = "") -> Path:
     return root
 
 
-def _let_the_kernel_start(arch: str) -> None:
+def let_the_kernel_start(arch: str) -> None:
+    """Have programs of Debian's `arch` run under qemu-user; raises RootError where they cannot."""
     machine = {debian: machine for machine, debian in NATIVE.items()}[arch]
     handler = BINFMT / f"qemu-{machine}"
     if not handler.exists() and shutil.which("update-binfmts"):

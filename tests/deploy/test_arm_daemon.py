@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import arm_board
+import clean_root
 import paho.mqtt.client as mqtt
 import pytest
 
@@ -163,6 +164,10 @@ def test_a_board_takes_an_update_and_goes_back(
     tmp_path: Path,
 ) -> None:
     """Enrolled, first student, update, rollback, all while the emulated daemon looks and listens."""
+    try:
+        clean_root.let_the_kernel_start("arm64")  # the self-test is a process of its own
+    except clean_root.RootError as exc:
+        pytest.skip(f"{exc}: not shown that a board takes an update")
     port, heard = broker
 
     def cloud(*arguments: str) -> str:
