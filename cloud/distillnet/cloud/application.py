@@ -27,17 +27,20 @@ class TeacherSection(Strict):
 
 
 class EventSection(Strict):
-    """`[[event]]`: an event stands for teacher classes, or for a directory of examples, or both."""
+    """`[[event]]`: an event stands for teacher classes, a directory of examples, phrases to say, or more of these."""
 
     name: Name
     classes: list[str] = Field(default_factory=list, description="names, WordNet ids, indices or index ranges '0-397'")
     examples: Path | None = None
+    say: list[str] = Field(
+        default_factory=list, description="phrases a speech synthesiser (espeak-ng) says; sound only; synthetic data"
+    )
 
     @model_validator(mode="after")
     def _has_a_meaning(self) -> Self:
         if self.name == "other":
             raise ValueError("'other' is what every student has besides its events; choose another name")
-        if not self.classes and self.examples is None:
+        if not self.classes and self.examples is None and not self.say:
             raise ValueError(f"event {self.name!r} needs `classes` (of the teacher) or `examples` (a directory)")
         return self
 
@@ -52,6 +55,7 @@ class DataSection(Strict):
     negatives: Path | None = Field(
         default=None, description="directory, or directory per class, of what is none of the events"
     )
+    language: str = Field(default="en-us", description="of what events `say`, as espeak-ng names it")
     validation_share: Rate = 0.15
     test_share: Rate = 0.15
 
@@ -103,6 +107,12 @@ class Application(Strict):
     data: DataSection
     budget: BudgetSection = BudgetSection()
     search: SearchSection = SearchSection()
+
+    @model_validator(mode="after")
+    def _only_sounds_are_said(self) -> Self:
+        if self.application.modality == "image" and any(event.say for event in self.event):
+            raise ValueError('`say` is for modality = "audio": pictures cannot be said')
+        return self
 
     @model_validator(mode="after")
     def _events_are_distinct(self) -> Self:

@@ -143,7 +143,7 @@ def _torch_forward(module: torch.nn.Module, mean: float, scale: float) -> Forwar
         module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         logits: list[Floats] = []
         features: list[Floats] = []
-        last = _last_layer(module)
+        last = last_layer(module)
         noted = last.register_forward_pre_hook(lambda _, given: features.append(given[0].numpy())) if last else None
         try:
             with torch.inference_mode():
@@ -158,7 +158,7 @@ def _torch_forward(module: torch.nn.Module, mean: float, scale: float) -> Forwar
     return forward
 
 
-def _last_layer(module: torch.nn.Module) -> torch.nn.Linear | None:
+def last_layer(module: torch.nn.Module) -> torch.nn.Linear | None:
     """Return the linear layer whose input is the network's features: its last one."""
     found = None
     for part in module.modules():
@@ -178,14 +178,7 @@ def _module(kind: str, name: str, section: TeacherSection, listed: ClassList | N
         except Exception as exc:  # whatever timm raises for an unknown name or an unreachable hub
             raise ConfigError(f"teacher 'timm:{name}': {exc}") from exc
     else:
-        place, _, attribute = name.partition(":")
-        try:
-            module = getattr(importlib.import_module(place), attribute)
-        except (ImportError, AttributeError) as exc:
-            raise ConfigError(f"teacher 'torch:{name}': {exc}; expected torch:MODULE:ATTRIBUTE") from exc
-        module = module if isinstance(module, torch.nn.Module) else module()
-    if not isinstance(module, torch.nn.Module):
-        raise ConfigError(f"teacher '{kind}:{name}' is a {type(module).__name__}, not a torch.nn.Module")
+        module = imported_module(name)
     resolution = section.resolution or 224
     module.eval()
     with torch.inference_mode():
@@ -197,7 +190,6 @@ def _module(kind: str, name: str, section: TeacherSection, listed: ClassList | N
             ) from exc
     if outputs.ndim != 2:
         raise ConfigError(f"teacher '{kind}:{name}' gives {tuple(outputs.shape)}; expected logits (1, classes)")
-    state = b"".join(np.ascontiguousarray(v.detach().numpy()).tobytes() for v in module.state_dict().values())
     return Teacher(
         source=f"{kind}:{name}",
         classes=listed or _classes_for(outputs.shape[1]),
@@ -205,11 +197,35 @@ def _module(kind: str, name: str, section: TeacherSection, listed: ClassList | N
         native_resolution=resolution,
         mean=IMAGENET_MEAN,
         scale=IMAGENET_SCALE,
-        digest=f"sha256:{hashlib.sha256(state).hexdigest()}",
+        digest=state_digest(module),
         licence="",
         forward=_torch_forward(module, IMAGENET_MEAN, IMAGENET_SCALE),
         module=module,
     )
+
+
+def imported_module(name: str) -> torch.nn.Module:
+    """Import `MODULE:ATTRIBUTE`, a module or what makes one; returns it in evaluation mode.
+
+    Raises:
+        ConfigError: there is none, or it is no torch.nn.Module.
+
+    """
+    place, _, attribute = name.partition(":")
+    try:
+        module = getattr(importlib.import_module(place), attribute)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"teacher 'torch:{name}': {exc}; expected torch:MODULE:ATTRIBUTE") from exc
+    module = module if isinstance(module, torch.nn.Module) else module()
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigError(f"teacher 'torch:{name}' is a {type(module).__name__}, not a torch.nn.Module")
+    return module.eval()
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """Return `sha256:<hex>` of a module's weights."""
+    state = b"".join(np.ascontiguousarray(v.detach().numpy()).tobytes() for v in module.state_dict().values())
+    return f"sha256:{hashlib.sha256(state).hexdigest()}"
 
 
 def _black_box(kind: str, path: Path, section: TeacherSection, listed: ClassList | None) -> Teacher:

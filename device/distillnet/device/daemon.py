@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-
 from distillnet.device import config as device_file
 from distillnet.device.announcer import Announcer, Tap
 from distillnet.device.broker import Link, Message, Will
@@ -83,7 +81,6 @@ class Daemon:
             ModelError: its model cannot be loaded.
 
         """
-        cv2.setNumThreads(1)
         self._config = config
         self._path = path
         self._session = uuid.uuid4().hex

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from distillnet.device import host
 from distillnet.device.config import DeviceConfig
+from distillnet.device.opencv import cv2
 from distillnet.device.readers import SourceError, open_reader
-from distillnet.device.sound.readers import Piece
+from distillnet.device.sound.reading import Piece
 from distillnet.engine import ModelError
 from distillnet.engine.litert import litert_version
 from distillnet.engine.student import Student

@@ -12,12 +12,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from distillnet.device.config import EvidenceSection
 from distillnet.device.frames import Frame
+from distillnet.device.opencv import cv2
 
 log = logging.getLogger(__name__)
 

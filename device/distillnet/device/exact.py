@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import cv2
+from distillnet.device.opencv import cv2
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Literal
 from distillnet.device.config import Source
 from distillnet.device.frames import Chunk, Frame, Intake, Sense
 from distillnet.device.readers import FINITE, Picture, Reader, SourceError, kind_of, open_reader
-from distillnet.device.sound.readers import Piece
+from distillnet.device.sound.reading import Piece
 from distillnet.device.telemetry import Telemetry
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ counts as motion adapts to the camera's own noise. The gate stays open for a whi
 event state machine sees real scores until it has settled, and opens at least every `refresh_s` in any case.
 """
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from distillnet.device.opencv import cv2
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.preprocess import crop

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 
 from distillnet.device.config import Source
 from distillnet.device.exact import plain_conversion
-from distillnet.device.sound.readers import Piece, is_sound, open_sound_reader
+from distillnet.device.opencv import cv2
+from distillnet.device.sound.readers import is_heard_live, is_sound, open_sound_reader
+from distillnet.device.sound.reading import Piece
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.sound import SoundError
 
-Kind = Literal["camera", "video", "images", "stream", "pipeline", "microphone", "sound"]
+Kind = Literal["camera", "video", "images", "stream", "pipeline", "microphone", "sound", "sound-stream"]
 FINITE: tuple[Kind, ...] = ("video", "images", "sound")
-HEARD: tuple[Kind, ...] = ("microphone", "sound")
+HEARD: tuple[Kind, ...] = ("microphone", "sound", "sound-stream")
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _DEFAULT_PICTURES_PER_S = 10.0
@@ -55,6 +56,8 @@ class Reader(Protocol):
 
 def kind_of(source: Source) -> Kind:
     """Return what a source is, guessed from its url where the device file does not say."""
+    if is_heard_live(source):
+        return "sound-stream"
     if source.kind != "auto":
         return source.kind
     url = source.url
@@ -180,7 +183,7 @@ class _Live:
         self._capture.release()
 
 
-def _open_live(source: Source, kind: Kind, read_timeout_s: float) -> cv2.VideoCapture:
+def _open_live(source: Source, kind: Kind, read_timeout_s: float) -> "cv2.VideoCapture":
     if kind == "camera":
         device: int | str = int(source.url) if source.url.isdigit() else source.url
         capture = cv2.VideoCapture(device, cv2.CAP_V4L2)

@@ -15,7 +15,7 @@ from distillnet.device.ids import derived_uuid7
 from distillnet.device.readers import FINITE, Reader, SourceError, kind_of, open_reader
 from distillnet.device.slot import Scores
 from distillnet.device.sound.ears import Ears
-from distillnet.device.sound.readers import Piece
+from distillnet.device.sound.reading import Piece
 from distillnet.engine import Zone
 from distillnet.engine.student import Student
 from distillnet.proto.mqtt import EventPayload

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from distillnet.device.config import Source
+from distillnet.device.opencv import cv2
 from distillnet.device.readers import Picture, SourceError, open_reader
-from distillnet.device.sound.readers import Piece
+from distillnet.device.sound.reading import Piece
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.student import Student

@@ -29,10 +29,62 @@ spectrum = np.abs(np.fft.rfft(sound[-rate:] * np.hanning(rate)))
 print(rate, len(sound), sum(piece.lost for piece in pieces), int(np.argmax(spectrum)), float(np.abs(sound).max()))
 """
 
+PULLED = """
+import sys, time
+from distillnet.device.sound.readers import Microphone
+from distillnet.engine.sound import SoundError
+microphone = Microphone("default", 5.0)
+assert microphone.read() is not None
+print("hearing", flush=True)
+sys.stdin.readline()  # the server is gone
+while microphone.read() is not None:
+    pass
+microphone.close()
+try:
+    Microphone("default", 1.0)
+except SoundError as exc:
+    print("gone:", exc, flush=True)
+sys.stdin.readline()  # it is back
+again = Microphone("default", 10.0)
+print("again", len(again.read().samples), flush=True)
+again.close()
+"""
+
+
+class Pulse:
+    """PulseAudio with a null sink of its own, and ALSA's default device led to it."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "alsa.conf").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+        self._socket = folder / "pulse.socket"
+        self.environment = os.environ | {
+            "HOME": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            "PULSE_SERVER": f"unix:{self._socket}",
+            "PULSE_SOURCE": "ears.monitor",
+            "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{folder}/alsa.conf",
+        }
+
+    def start(self) -> None:
+        listen = f"module-native-protocol-unix auth-anonymous=1 socket={self._socket}"
+        loads = [f"--load={module}" for module in (listen, "module-null-sink sink_name=ears")]
+        self._server = subprocess.Popen(
+            ["pulseaudio", "-n", "--exit-idle-time=-1", "--daemonize=no", *loads],
+            env={key: value for key, value in self.environment.items() if key != "PULSE_SERVER"},
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while not self._socket.exists() and time.monotonic() < deadline:
+            assert self._server.poll() is None, "pulseaudio ended"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._server.terminate()
+        self._server.wait(10)
+
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """PulseAudio with a null sink of its own, and ALSA's default device led to it."""
+def pulse(tmp_path: Path) -> Iterator[Pulse]:
     try:
         import sounddevice  # noqa: F401 - PortAudio is there
     except (ImportError, OSError) as exc:
@@ -42,45 +94,28 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
             pytest.skip(f"a microphone through PortAudio is not shown: apt install {package} libasound2-plugins")
     if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
         pytest.skip("a microphone through PortAudio is not shown: apt install libasound2-plugins")
-    (tmp_path / "alsa.conf").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
-    socket = tmp_path / "pulse.socket"
-    values = os.environ | {
-        "HOME": str(tmp_path),
-        "XDG_RUNTIME_DIR": str(tmp_path),
-        "PULSE_SERVER": f"unix:{socket}",
-        "PULSE_SOURCE": "ears.monitor",
-        "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{tmp_path}/alsa.conf",
-    }
-    loaded = [f"module-native-protocol-unix auth-anonymous=1 socket={socket}", "module-null-sink sink_name=ears"]
-    server = subprocess.Popen(
-        ["pulseaudio", "-n", "--exit-idle-time=-1", "--daemonize=no", *(f"--load={module}" for module in loaded)],
-        env={key: value for key, value in values.items() if key != "PULSE_SERVER"},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while not socket.exists() and time.monotonic() < deadline:
-            assert server.poll() is None, "pulseaudio ended"
-            time.sleep(0.05)
-        yield values
-    finally:
-        server.terminate()
-        server.wait(10)
+    server = Pulse(tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
-def test_a_tone_played_is_heard_and_five_seconds_of_stall_lose_nothing(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_tone_played_is_heard_and_five_seconds_of_stall_lose_nothing(pulse: Pulse, tmp_path: Path) -> None:
     tone = (np.sin(np.arange(48000 * 40) * (2 * np.pi * 1000 / 48000)) * 12000).astype("<i2")
     with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(48000)
         file.writeframes(tone.tobytes())
-    player = subprocess.Popen(["paplay", "--device=ears", str(tmp_path / "tone.wav")], env=environment)
+    player = subprocess.Popen(["paplay", "--device=ears", str(tmp_path / "tone.wav")], env=pulse.environment)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", LISTEN], env=environment, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", LISTEN],
+            env=pulse.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
     finally:
         player.terminate()
@@ -89,3 +124,27 @@ def test_a_tone_played_is_heard_and_five_seconds_of_stall_lose_nothing(
     rate, count, lost, hertz, loudest = done.stdout.split()[-5:]
     assert (int(rate), int(count), int(lost)) == (16000, 7 * 16000, 0)
     assert abs(int(hertz) - 1000) <= 2 and 0.2 < float(loudest) < 0.6
+
+
+def test_a_microphone_that_is_pulled_out_and_put_back_is_heard_again(pulse: Pulse) -> None:
+    listening = subprocess.Popen(
+        [sys.executable, "-c", PULLED],
+        env=pulse.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert listening.stdin is not None and listening.stdout is not None and listening.stderr is not None
+    try:
+        assert listening.stdout.readline() == "hearing\n", listening.stderr.read()
+        pulse.stop()
+        listening.stdin.write("\n")
+        listening.stdin.flush()
+        assert listening.stdout.readline().startswith("gone: microphone 'default'"), listening.stderr.read()
+        pulse.start()
+        said, complaints = listening.communicate("\n", timeout=60)
+        assert said == "again 1600\n", complaints
+    finally:
+        listening.kill()
+        listening.wait()

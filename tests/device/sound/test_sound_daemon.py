@@ -1,5 +1,7 @@
 """The daemon with ears: one that only hears, and one that sees and hears, against a real broker."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,23 @@ def test_a_sound_stream_gives_its_events_each_time_alike(
         ("high", "new"),
         ("high", "end"),
     ]
+
+
+def test_a_daemon_that_only_hears_never_loads_opencv(
+    tmp_path: Path, tone_student: Path, make_wav: Callable[..., Path]
+) -> None:
+    (tmp_path / "ears.toml").write_text(
+        f'[device]\nname = "bench"\nstate_dir = "{tmp_path}"\n[model]\napplication = "tones"\npath = "{tone_student}"\n'
+        f'[[source]]\nid = "yard"\nurl = "{make_wav(PARTS)}"\npace = "fast"\n[[event]]\nname = "low"\n'
+    )
+    script = (
+        "import sys; from pathlib import Path; from distillnet.device import config; "
+        "from distillnet.device.daemon import Daemon; "
+        "print(Daemon(config.load(Path(sys.argv[1]))).run().frames, 'cv2' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "ears.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["75", "False"]
 
 
 def test_a_camera_and_a_microphone_in_one_daemon(

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from distillnet.cloud import application as applications
 from distillnet.cloud import report
 from distillnet.cloud.application import Application
-from distillnet.cloud.audio import finish, lessons, streams, training
-from distillnet.cloud.audio.clips import Clip, digest_of, read_clips
+from distillnet.cloud.audio import finish, lessons, speech, streams, training
+from distillnet.cloud.audio.clips import Clip, digest_of, read_clips, read_examples
 from distillnet.cloud.audio.latency import compare_latency
 from distillnet.cloud.audio.students import StudentShape, predict
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher, load
@@ -87,7 +87,7 @@ def distill(
         teacher = load(application.teacher, path.parent)
         for event in application.event:
             teacher.classes.resolve(event.classes, event=event.name)
-        split = _divide(_clips(application, path.parent), events, application, seed)
+        split = _divide(_clips(application, path.parent, seed), events, application, seed)
     count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS))
     with steps.step("teacher", f"teacher hears {count} windows"):
         taught = lessons.make(split.train, events, teacher, count, strange_share=STRANGE_SHARE, seed=seed)
@@ -99,11 +99,7 @@ def distill(
         validation = _hear(split.validation, events, taught)
         test = _hear(split.test, events, taught)
         logits = converted.logits(validation.features)
-        data = [
-            DataInfo(
-                name="own sounds", digest=digest_of([*split.train, *split.validation, *split.test]), n=_size(split)
-            )
-        ]
+        data = _data([*split.train, *split.validation, *split.test])
         parts: dict[str, Any] = {
             "application": application.application.name,
             "events": [(event.name, event.classes) for event in application.event],
@@ -160,6 +156,7 @@ def distill(
             "of its windows.",
             f"Latency is per second of sound with the front-end, one thread, in turn with the teacher in LiteRT: "
             f"{speed['student_ms_per_s']:.4f} ms against {speed['teacher_ms_per_s']:.3f} ms.",
+            *(f"{info.n} sounds are {info.name}." for info in data if "synthetic" in info.name),
         ],
     }
     try:
@@ -170,36 +167,52 @@ def distill(
     return facts | {"student": str(directory / "student.tflite"), "report": str(directory / "report.html")}
 
 
-def _clips(application: Application, base: Path) -> list[Clip]:
+def _clips(application: Application, base: Path, seed: int) -> list[Clip]:
     clips: list[Clip] = []
     if application.data.labelled is not None:
         clips += read_clips(locate(application.data.labelled, base))
+    for event in application.event:
+        if event.examples is not None:
+            clips += read_examples(locate(event.examples, base), event.name)
     if application.data.negatives is not None:
-        clips += [
-            Clip(c.path, f"not {c.label}", c.group, c.samples)
-            for c in read_clips(locate(application.data.negatives, base))
-        ]
-    return clips
+        clips += [replace(c, label=f"not {c.label}") for c in read_clips(locate(application.data.negatives, base))]
+    keywords = [(event.name, event.say) for event in application.event if event.say]
+    return clips + (speech.spoken(keywords, language=application.data.language, seed=seed) if keywords else [])
+
+
+def _data(clips: list[Clip]) -> list[DataInfo]:
+    """Say what was recorded and what a synthesiser said."""
+    parts = (("own sounds", False), ("said by espeak-ng (synthetic)", True))
+    by_part = [(name, [clip for clip in clips if clip.synthetic == synthetic]) for name, synthetic in parts]
+    return [DataInfo(name=name, digest=digest_of(own), n=len(own)) for name, own in by_part if own]
 
 
 def _divide(clips: list[Clip], events: list[str], application: Application, seed: int) -> _Split:
-    """Split by group, each label by itself."""
+    """Split by group, each label by itself; a group that several labels share stays where it was put first."""
     for event in events:
-        if not any(clip.label == event for clip in clips):
+        own_groups = {clip.group for clip in clips if clip.label == event}
+        if not own_groups:
             raise ConfigError(f"event {event!r}: [data] labelled has no sounds in a folder (or label) of that name")
+        if len(own_groups) < 3:
+            raise ConfigError(
+                f"data: {event!r} comes from {len(own_groups)} recordings; at least 3 are needed to split"
+            )
     rng = np.random.default_rng(seed)
-    parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
     shares = (application.data.validation_share, application.data.test_share)
-    for label in sorted({clip.label for clip in clips}):
-        own = [clip for clip in clips if clip.label == label]
-        groups = sorted({clip.group for clip in own})
-        if len(groups) < 3:
-            raise ConfigError(f"data: {label!r} comes from {len(groups)} recordings; at least 3 are needed to split")
-        order = [groups[index] for index in rng.permutation(len(groups))]
-        held = [max(1, round(len(order) * share)) for share in shares]
-        places = {group: 1 if at < held[0] else 2 if at < sum(held) else 0 for at, group in enumerate(order)}
-        for clip in own:
-            parts[places[clip.group]].append(clip)
+    places: dict[str, int] = {}
+    for label in [*events, *sorted({clip.label for clip in clips} - set(events))]:
+        groups = sorted({clip.group for clip in clips if clip.label == label})
+        held = [max(1, round(len(groups) * share)) if len(groups) > 2 else 0 for share in shares]
+        for place, wanted in enumerate(held, 1):
+            free = [group for group in groups if group not in places]
+            short = wanted - sum(places.get(group) == place for group in groups)
+            for index in rng.permutation(len(free))[: max(0, short)]:
+                places[free[index]] = place
+        for group in groups:
+            places.setdefault(group, 0)
+    parts: tuple[list[Clip], list[Clip], list[Clip]] = ([], [], [])
+    for clip in clips:
+        parts[places[clip.group]].append(clip)
     return _Split(*parts)
 
 
@@ -278,7 +291,3 @@ def _event(application: Application, index: int, scores: Floats, truth: Ints, de
         "recall_ci": [figure.low, figure.high],
         "n": figure.n,
     }
-
-
-def _size(split: _Split) -> int:
-    return len(split.train) + len(split.validation) + len(split.test)

@@ -1,7 +1,9 @@
-"""The teacher that hears: a black-box `.tflite` from a waveform to many classes, and a head on its features.
+"""The teacher that hears: a network from a waveform to many classes, and a head on its features.
 
-The features are the tensor before the last matrix product; the flatbuffer is rewritten to give it as a second output,
-so that a black box teaches more than its classes, at its usual speed.
+`load` understands `soundnet`, `torch:MODULE:ATTRIBUTE`, and the black boxes `file:TEACHER.tflite` and
+`onnx:TEACHER.onnx`. The features are what goes into the last matrix product; a flatbuffer is rewritten to give it as a
+second output, so that a black box teaches more than its classes, at its usual speed. An ONNX teacher's second output
+is its features; where it has none, its logits are.
 """
 
 import csv
@@ -17,12 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from distillnet.cloud.application import TeacherSection
+from distillnet.cloud.audio import soundnet
 from distillnet.cloud.classes import ClassList
+from distillnet.cloud.teacher import imported_module, last_layer, state_digest
 from distillnet.proto.strict import ConfigError
 
 Floats = NDArray[np.float32]
 Hear = Callable[[Floats], tuple[Floats, Floats]]
 
+SECOND = 16000
+"""Samples a network hears at once that does not say how many it wants."""
+_BATCH = 64
 _LOGISTIC, _SOFTMAX, _FULLY_CONNECTED = 14, 25, 9
 
 
@@ -36,7 +43,7 @@ class SoundTeacher:
     """How many it hears at once, mono, 16 kHz."""
     digest: str
     hear: Hear
-    """float32 (N, samples) to logits (N, classes) and features (N, F)."""
+    """float32 (N, samples) to logits (N, classes), none of a teacher that has only features, and features (N, F)."""
 
     def probabilities(self, logits: Floats) -> Floats:
         """Sigmoid: several sounds may be there at once; float32 (N, classes)."""
@@ -44,25 +51,100 @@ class SoundTeacher:
 
 
 def load(section: TeacherSection, base: Path) -> SoundTeacher:
-    """Load `file:PATH.tflite`; `classes_file` names its classes (one a line, or YAMNet's class map).
+    """Load the teacher an application names; `classes_file` names its classes (one a line, or YAMNet's class map).
 
     Raises:
         ConfigError: missing, or no network from a waveform to classes.
 
     """
     kind, _, rest = section.source.partition(":")
-    if kind != "file" or not rest:
-        raise ConfigError(f"[teacher] source {section.source!r}: a teacher of sound is file:PATH.tflite, e.g. YAMNet")
-    path = base / rest
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"[teacher] source {section.source!r}: {path} cannot be read: {exc.strerror}") from exc
-    samples, outputs, hear = _waveform_network(data, path)
+    if section.source == "soundnet":
+        return _soundnet(section)
+    if kind == "torch" and rest:
+        samples, outputs, digest, hear = _torch_network(rest)
+    elif kind in ("file", "onnx") and rest:
+        path = base / rest
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"[teacher] source {section.source!r}: {path} cannot be read: {exc.strerror}") from exc
+        samples, outputs, hear = (_waveform_network if kind == "file" else _onnx_network)(data, path)
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    else:
+        raise ConfigError(
+            f"[teacher] source {section.source!r}: a teacher of sound is soundnet, file:PATH.tflite (e.g. YAMNet), "
+            "onnx:PATH.onnx or torch:MODULE:ATTRIBUTE"
+        )
     classes = _classes(base / section.classes_file) if section.classes_file else ClassList.numbered(outputs)
     if len(classes) != outputs:
-        raise ConfigError(f"teacher {path} gives {outputs} classes; classes_file names {len(classes)}")
-    return SoundTeacher(section.source, classes, samples, f"sha256:{hashlib.sha256(data).hexdigest()}", hear)
+        raise ConfigError(f"teacher {section.source!r} gives {outputs} classes; classes_file names {len(classes)}")
+    return SoundTeacher(section.source, classes, samples, digest, hear)
+
+
+def _soundnet(section: TeacherSection) -> SoundTeacher:
+    if section.classes_file is not None:
+        raise ConfigError("[teacher] classes_file: soundnet teaches by its features; it has no classes to name")
+    network, digest = soundnet.load()
+
+    def hear(windows: Floats) -> tuple[Floats, Floats]:
+        return np.zeros((len(windows), 0), np.float32), _in_batches(network, windows)
+
+    return SoundTeacher(section.source, ClassList(()), soundnet.SAMPLES, digest, hear)
+
+
+def _torch_network(name: str) -> tuple[int, int, str, Hear]:
+    """Take a module from float32 (N, `SECOND`) to logits (N, C)."""
+    module = imported_module(name)
+    linear = last_layer(module)
+    felt: list[Floats] = []
+    if linear is not None:
+        linear.register_forward_pre_hook(lambda _, given: felt.append(given[0].numpy()))
+
+    def hear(windows: Floats) -> tuple[Floats, Floats]:
+        felt.clear()
+        logits = _in_batches(module, windows)
+        whole = bool(felt) and all(part.ndim == 2 for part in felt)
+        features = np.concatenate(felt) if whole else logits
+        return logits, features if len(features) == len(logits) else logits
+
+    try:
+        logits, _ = hear(np.zeros((1, SECOND), np.float32))
+    except (RuntimeError, ValueError, TypeError, IndexError) as exc:
+        raise ConfigError(f"teacher 'torch:{name}' does not take one second, (1, {SECOND}): {exc}") from exc
+    if logits.ndim != 2:
+        raise ConfigError(f"teacher 'torch:{name}' gives {logits.shape}; expected logits (1, classes)")
+    return SECOND, logits.shape[1], state_digest(module), hear
+
+
+def _in_batches(module: torch.nn.Module, windows: Floats) -> Floats:
+    with torch.inference_mode():
+        parts = [module(torch.from_numpy(windows[at : at + _BATCH])).numpy() for at in range(0, len(windows), _BATCH)]
+    return np.concatenate(parts)
+
+
+def _onnx_network(data: bytes, path: Path) -> tuple[int, int, Hear]:
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise ConfigError(f"teacher {path} needs onnxruntime: pip install onnxruntime") from exc
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime's own exceptions have no common base
+        raise ConfigError(f"teacher {path}: ONNX Runtime refuses it: {exc}") from exc
+    taken = session.get_inputs()[0]
+    samples = taken.shape[-1] if taken.shape and isinstance(taken.shape[-1], int) else SECOND
+
+    def hear(windows: Floats) -> tuple[Floats, Floats]:
+        given = [window.reshape([1] * (len(taken.shape) - 1) + [-1]) for window in windows.astype(np.float32)]
+        answers = [session.run(None, {taken.name: window}) for window in given]
+        logits = np.stack([np.reshape(answer[0], -1) for answer in answers])
+        return logits, np.stack([np.reshape(answer[1], -1) for answer in answers]) if len(answers[0]) > 1 else logits
+
+    try:
+        logits, _ = hear(np.zeros((1, samples), np.float32))
+    except Exception as exc:  # as above
+        raise ConfigError(f"teacher {path} does not take one waveform, {taken.shape}: {exc}") from exc
+    return samples, logits.shape[1], hear
 
 
 def _classes(path: Path) -> ClassList:

@@ -64,10 +64,11 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
             pooled = student.embed(_varied(x[at], rng))
             loss = F.cross_entropy(student.classify(student.dropout(pooled)), wanted[at])
             if recipe.distilled:
-                loss = loss + recipe.classes_weight * 20 * F.binary_cross_entropy_with_logits(
-                    classes(pooled), heard[at]
-                )
                 loss = loss + recipe.features_weight * F.smooth_l1_loss(features(pooled), embedding[at])
+                if heard.shape[1]:  # a teacher may have features only
+                    loss = loss + recipe.classes_weight * 20 * F.binary_cross_entropy_with_logits(
+                        classes(pooled), heard[at]
+                    )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

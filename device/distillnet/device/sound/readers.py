@@ -1,48 +1,25 @@
-"""Opening and reading sound: a file, or a microphone through PortAudio. Chunks of a tenth of a second, mono float32.
+"""Opening and reading sound: a file, a microphone through PortAudio, or a stream (`network.py`).
 
 Readers know nothing of queues or pacing; `feed.py` drives them as it drives cameras.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from distillnet.device.config import Source
+from distillnet.device.sound.network import NetworkSound, is_network
+from distillnet.device.sound.reading import CHUNK_S, RING_S, Piece, SoundReader
 from distillnet.device.sound.ring import Ring
 from distillnet.engine.log_mel import Samples
 from distillnet.engine.sound import SUFFIXES, SoundError, open_sound
 
-CHUNK_S = 0.1
-RING_S = 10.0
-"""How long the reader of a microphone may be away before samples are lost (and counted)."""
 _RATES_HZ = (16000, 48000, 44100)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A chunk of sound as read."""
-
-    samples: Samples
-    rate_hz: int
-    position_s: float
-    """Of the first sample, on the source's own clock."""
-    decode_ms: float
-    lost: int = 0
-    """Samples lost just before it."""
-
-
-class SoundReader(Protocol):
-    """An open sound source."""
-
-    def read(self) -> Piece | None:
-        """Return the next chunk, blocking until it is there; None = the end, or the stream broke."""
-
-    def close(self) -> None:
-        """Release the file or device."""
 
 
 def is_sound(source: Source) -> bool:
@@ -52,15 +29,22 @@ def is_sound(source: Source) -> bool:
     )
 
 
+def is_heard_live(source: Source) -> bool:
+    """Tell whether a source is a stream of sound from the network."""
+    return source.kind == "sound" and is_network(source.url)
+
+
 def open_sound_reader(source: Source, *, read_timeout_s: float = 10.0) -> SoundReader:
     """Open a sound source.
 
     Raises:
-        SoundError: missing, not decodable, no such microphone, no PortAudio, or no sample rate it takes.
+        SoundError: missing, not decodable, no such microphone, no PortAudio, no sample rate it takes, or no stream.
 
     """
     if source.kind == "microphone":
         return Microphone(source.url, read_timeout_s)
+    if is_heard_live(source):
+        return NetworkSound(source.url, read_timeout_s)
     return FileReader(Path(source.url))
 
 
@@ -134,14 +118,51 @@ class Microphone:
         self._ring.write(samples, 1 if overflowed else 0)
 
 
+class _PortAudio:
+    """A PortAudio stream. The library starts anew while none is open: it keeps the list of devices of its start."""
+
+    _opening = threading.Lock()
+    _open = 0
+
+    def __init__(self, device: str, heard: Callable[[Samples, bool], None]) -> None:
+        self._library = sounddevice = _library(device)
+        with self._opening:
+            if _PortAudio._open == 0:
+                sounddevice._terminate()  # the binding has no other way to see what was plugged in since
+                sounddevice._initialize()
+            self._stream, self.rate_hz = _opened(sounddevice, device, heard)
+            _PortAudio._open += 1
+
+    def start(self) -> None:
+        try:
+            self._stream.start()
+        except self._library.PortAudioError as exc:
+            self.close()
+            raise SoundError(f"the microphone does not start: {exc}") from exc
+
+    def close(self) -> None:
+        with self._opening:
+            _PortAudio._open -= 1
+            with contextlib.suppress(self._library.PortAudioError):  # a device that was unplugged
+                self._stream.close()
+
+
 def _portaudio(device: str, heard: Callable[[Samples, bool], None]) -> tuple[Stream, int]:
+    stream = _PortAudio(device, heard)
+    return stream, stream.rate_hz
+
+
+def _library(device: str) -> Any:
     try:
         import sounddevice
     except (ImportError, OSError) as exc:
         raise SoundError(
             f"microphone {device!r}: PortAudio is missing ({exc}): apt install libportaudio2; pip install sounddevice"
         ) from exc
+    return sounddevice
 
+
+def _opened(sounddevice: Any, device: str, heard: Callable[[Samples, bool], None]) -> tuple[Any, int]:
     def callback(data: Any, frames: int, when: Any, status: Any) -> None:
         samples = np.asarray(data, np.float32)
         heard(samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0].copy(), bool(status.input_overflow))
