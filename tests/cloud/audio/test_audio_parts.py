@@ -1,6 +1,7 @@
 """The parts of audio distillation that need no teacher: clips, augmentation, streams and their counting, the page."""
 
 import json
+import shutil
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -8,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distillnet.cloud.audio import augment, page_of, streams
-from distillnet.cloud.audio.clips import RATE_HZ, Clip, audible, read_clips, windows_of
+from distillnet.cloud.application import Application
+from distillnet.cloud.audio import augment, page_of, pipeline, speech, streams
+from distillnet.cloud.audio.clips import (
+    BACKGROUND,
+    RATE_HZ,
+    Clip,
+    audible,
+    read_clips,
+    read_examples,
+    windows_of,
+)
 from distillnet.proto.strict import ConfigError
 
 
@@ -44,6 +54,87 @@ def test_clips_come_by_csv(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a.wav\n")
     with pytest.raises(ConfigError, match="line 1"):
         read_clips(tmp_path / "list.csv")
+
+
+def test_strong_labels_cut_their_part_out_and_leave_the_rest_as_background(tmp_path: Path) -> None:
+    wav(tmp_path / "day.wav", 4.0, 16000)
+    (tmp_path / "list.csv").write_text("path,label,group,onset,offset\nday.wav,bark,,1.0,1.5\nday.wav,cry,,1.5,2.25\n")
+    clips = read_clips(tmp_path / "list.csv")
+    assert [(clip.label, len(clip.samples)) for clip in clips] == [
+        ("bark", 8000),
+        ("cry", 12000),
+        (BACKGROUND, 16000),
+        (BACKGROUND, 28000),
+    ]
+    assert {clip.group for clip in clips} == {"day.wav"}  # one recording never straddles a split
+
+
+@pytest.mark.parametrize(
+    ("span", "part"),
+    [
+        ("2.0,1.0", "expected 0 ≤ onset < offset"),
+        ("a,b", "are seconds"),
+        ("1,nan", "onset < offset"),
+        ("3,9", "ends at 4 s"),
+        ("1.0", "expected path,label"),
+    ],
+)
+def test_strong_labels_that_cannot_be_say_where(tmp_path: Path, span: str, part: str) -> None:
+    wav(tmp_path / "day.wav", 4.0, 16000)
+    (tmp_path / "list.csv").write_text(f"day.wav,bark,,{span}\n")
+    with pytest.raises(ConfigError, match=part):
+        read_clips(tmp_path / "list.csv")
+
+
+def test_a_recording_with_several_labels_stays_on_one_side_of_the_split() -> None:
+    application = Application.model_validate(
+        {
+            "application": {"name": "yard", "modality": "audio"},
+            "event": [{"name": "bark", "classes": ["1"]}, {"name": "cry", "classes": ["2"]}],
+            "data": {"labelled": "sounds", "validation_share": 0.2, "test_share": 0.2},
+        }
+    )
+    sound = np.zeros(100, np.float32)
+    clips = [
+        Clip(Path("a"), label, f"day {day}", sound) for day in range(12) for label in ("bark", "cry", BACKGROUND)
+    ] + [Clip(Path("a"), "wind", f"wind {n}", sound) for n in range(2)]
+    for seed in range(5):
+        split = pipeline._divide(clips, ["bark", "cry"], application, seed)
+        sides = [{clip.group for clip in part} for part in (split.train, split.validation, split.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert [len(side) for side in sides] == [10, 2, 2]  # wind has too few recordings to be held out
+        assert {clip.label for clip in split.test} == {"bark", "cry", BACKGROUND}
+
+
+def test_examples_come_from_one_directory(tmp_path: Path) -> None:
+    wav(tmp_path / "a.wav", 0.2)
+    wav(tmp_path / "b.wav", 0.2)
+    assert [clip.label for clip in read_examples(tmp_path, "bell")] == ["bell", "bell"]
+    with pytest.raises(ConfigError, match="holds no sounds"):
+        read_examples(tmp_path / "none", "bell")
+
+
+def test_keywords_are_said_by_many_voices_and_marked_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed: not shown that keywords can be synthesised")
+    monkeypatch.setattr(speech, "VOICES", ("m1", "f2", "f3"))
+    clips = speech.spoken([("help", ["help me"])], language="en-us", seed=0)
+    assert sorted({clip.label for clip in clips}) == [speech.OTHER_WORDS, "help"]
+    assert len(clips) == 3 * speech.TAKES * 2 and all(clip.synthetic for clip in clips)
+    assert {clip.group for clip in clips} == {"voice m1", "voice f2", "voice f3"}
+    assert all(3000 < len(clip.samples) < 40000 and np.abs(clip.samples).max() > 0.05 for clip in clips)
+    assert len({clip.samples.tobytes() for clip in clips}) == len(clips)
+    info = pipeline._data([*clips, tone("bell", 500.0)])
+    assert [(part.name, part.n) for part in info] == [("own sounds", 1), ("said by espeak-ng (synthetic)", 24)]
+    with pytest.raises(ConfigError, match="espeak-ng speaks .*en-us"):
+        speech.spoken([("help", ["help"])], language="no-such-tongue", seed=0)
+
+
+def test_pictures_cannot_be_said() -> None:
+    with pytest.raises(ValueError, match="pictures cannot be said"):
+        Application.model_validate(
+            {"application": {"name": "a"}, "event": [{"name": "b", "say": ["b"]}], "data": {"labelled": "c"}}
+        )
 
 
 def test_a_folder_without_sounds_says_what_it_expects(tmp_path: Path) -> None:

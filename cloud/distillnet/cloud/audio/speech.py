@@ -42,10 +42,13 @@ def spoken(keywords: Sequence[tuple[str, Sequence[str]]], *, language: str, seed
     program = shutil.which("espeak-ng")
     if program is None:
         raise ConfigError("an event is to be said by a speech synthesiser: apt install espeak-ng")
+    known = subprocess.run([program, "--voices"], capture_output=True, text=True, timeout=30, check=False).stdout
+    languages = sorted({line.split()[1] for line in known.splitlines()[1:]})
+    if language not in languages:  # it would speak another one without a word
+        raise ConfigError(f"[data] language {language!r}: espeak-ng speaks {', '.join(languages)}")
     rng = np.random.default_rng(seed)
     clips = []
     with tempfile.TemporaryDirectory(prefix="distillnet-speech-") as folder:
-        _say(program, language, "a", Path(folder) / "said.wav", rng)  # a variant of an unknown language is not refused
         for event, phrases in keywords:
             for phrase in phrases:
                 for voice in VOICES:
