@@ -26,6 +26,11 @@ print("up", flush=True)
 GLib.MainLoop().run()
 """
 
+PICTURES = (
+    "( videotestsrc is-live=true ! video/x-raw,format=I420,width=160,height=120,framerate=15/1"
+    " ! jpegenc ! rtpjpegpay name=pay0 )"
+)
+
 
 class Server:
     """A camera that can be switched off and on."""

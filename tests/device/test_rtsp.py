@@ -13,21 +13,16 @@ from distillnet.device.frames import Frame, Intake
 from distillnet.device.telemetry import Telemetry
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rtsp_server import Server, there
+from rtsp_server import PICTURES, Server, there
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
-
-_PICTURES = (
-    "( videotestsrc is-live=true ! video/x-raw,format=I420,width=160,height=120,framerate=15/1"
-    " ! jpegenc ! rtpjpegpay name=pay0 )"
-)
 
 
 @pytest.fixture
 def server(unused_port: int) -> Iterator[Server]:
     if not there():
         pytest.skip("gir1.2-gst-rtsp-server-1.0 is not installed: not shown that RTSP streams are watched")
-    running = Server(unused_port, _PICTURES)
+    running = Server(unused_port, PICTURES)
     running.start()
     yield running
     running.kill()

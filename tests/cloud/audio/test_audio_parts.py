@@ -126,7 +126,7 @@ def test_keywords_are_said_by_many_voices_and_marked_synthetic(monkeypatch: pyte
     assert len({clip.samples.tobytes() for clip in clips}) == len(clips)
     info = pipeline._data([*clips, tone("bell", 500.0)])
     assert [(part.name, part.n) for part in info] == [("own sounds", 1), ("said by espeak-ng (synthetic)", 24)]
-    with pytest.raises(ConfigError, match="espeak-ng speaks .*en-us"):
+    with pytest.raises(ConfigError, match=r"espeak-ng speaks .*en-us"):
         speech.spoken([("help", ["help"])], language="no-such-tongue", seed=0)
 
 

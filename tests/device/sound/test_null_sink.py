@@ -1,16 +1,16 @@
 """A real PortAudio stream: a microphone that is the monitor of PulseAudio's null sink, into which a tone is played."""
 
-import os
-import shutil
 import subprocess
 import sys
-import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pulse import Pulse, missing
 
 pytestmark = pytest.mark.integration
 
@@ -51,49 +51,10 @@ again.close()
 """
 
 
-class Pulse:
-    """PulseAudio with a null sink of its own, and ALSA's default device led to it."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "alsa.conf").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
-        self._socket = folder / "pulse.socket"
-        self.environment = os.environ | {
-            "HOME": str(folder),
-            "XDG_RUNTIME_DIR": str(folder),
-            "PULSE_SERVER": f"unix:{self._socket}",
-            "PULSE_SOURCE": "ears.monitor",
-            "ALSA_CONFIG_PATH": f"/usr/share/alsa/alsa.conf:{folder}/alsa.conf",
-        }
-
-    def start(self) -> None:
-        listen = f"module-native-protocol-unix auth-anonymous=1 socket={self._socket}"
-        loads = [f"--load={module}" for module in (listen, "module-null-sink sink_name=ears")]
-        self._server = subprocess.Popen(
-            ["pulseaudio", "-n", "--exit-idle-time=-1", "--daemonize=no", *loads],
-            env={key: value for key, value in self.environment.items() if key != "PULSE_SERVER"},
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 20
-        while not self._socket.exists() and time.monotonic() < deadline:
-            assert self._server.poll() is None, "pulseaudio ended"
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        self._server.terminate()
-        self._server.wait(10)
-
-
 @pytest.fixture
 def pulse(tmp_path: Path) -> Iterator[Pulse]:
-    try:
-        import sounddevice  # noqa: F401 - PortAudio is there
-    except (ImportError, OSError) as exc:
-        pytest.skip(f"a microphone through PortAudio is not shown: {exc}")
-    for command, package in (("pulseaudio", "pulseaudio"), ("paplay", "pulseaudio-utils")):
-        if shutil.which(command) is None:
-            pytest.skip(f"a microphone through PortAudio is not shown: apt install {package} libasound2-plugins")
-    if not list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so")):
-        pytest.skip("a microphone through PortAudio is not shown: apt install libasound2-plugins")
+    if lack := missing():
+        pytest.skip(f"a microphone through PortAudio is not shown: {lack}")
     server = Pulse(tmp_path)
     server.start()
     yield server
