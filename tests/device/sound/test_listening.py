@@ -1,6 +1,7 @@
 """From a sound to events: the listener, the ears of the daemon, and replay."""
 
 import json
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from distillnet.device.config import EventRule, Source
 from distillnet.device.frames import Chunk
 from distillnet.device.replay import Replay
 from distillnet.device.sound.ears import Ears
+from distillnet.device.sound.gate import SoundGate
 from distillnet.engine import ModelError
 from distillnet.engine.frontend import Listener
 from distillnet.engine.sound import read_sound
@@ -90,6 +92,84 @@ def test_a_gap_begins_the_window_anew(student: Student, make_wav: Callable[..., 
     late = [heard for piece in pieces[15:] for heard in ears.hear(student, piece)]
     assert late[0].t == pytest.approx(1.5 + (15 * 400 + 512) / 16000)
     assert late[0].ts == pytest.approx(1000.0 + late[0].t)
+
+
+def events_of(student: Student, path: Path) -> list[str]:
+    """Names of what began, with the gate on."""
+    replay = Replay(student, Source(id="door", url=str(path), gate="on"), RULES)
+    return [event.event for event in replay.events() if event.phase == "new"]
+
+
+def write(path: Path, samples: np.ndarray, rate: int = 16000, channels: int = 1, width: int = 2) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+TONE = np.concatenate([np.zeros(32000), np.sin(np.arange(48000) * (2 * np.pi * 500 / 16000)), np.zeros(16000)])
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "how"),
+    [
+        ("with a DC offset", TONE * 8000 + 12000, {}),
+        ("very quiet", TONE * 300, {}),
+        ("stereo", np.repeat(TONE * 8000, 2), {"channels": 2}),
+        ("stereo, one side silent", np.stack([TONE * 16000, TONE * 0], 1).reshape(-1), {"channels": 2}),
+        ("of 96 kHz", np.repeat(TONE * 8000, 6), {"rate": 96000}),
+    ],
+)
+def test_a_sound_is_heard_however_it_was_recorded(
+    student: Student, tmp_path: Path, name: str, samples: np.ndarray, how: dict[str, int]
+) -> None:
+    assert events_of(student, write(tmp_path / "a.wav", samples.astype("<i2"), **how)) == ["low"], name
+
+
+def test_a_clipped_sound_is_heard_as_the_square_wave_it_has_become(student: Student) -> None:
+    clipped = np.clip(TONE * 1000, -1, 1).astype(np.float32)
+    square = np.sign(np.round(TONE, 9)).astype(np.float32)
+    heard = [Listener(student, 16000).push(sound) for sound in (clipped, square)]
+    for one, other in zip(*heard, strict=True):
+        assert one.scores is not None and one.scores.sum() == pytest.approx(1.0)
+        np.testing.assert_allclose(one.scores, other.scores, atol=0.02)
+
+
+def test_eight_bits_are_heard_as_the_same_steps_in_sixteen(student: Student, tmp_path: Path) -> None:
+    steps = np.round(TONE * 100)
+    narrow = write(tmp_path / "8.wav", (steps + 128).astype(np.uint8), width=1)
+    wide = write(tmp_path / "16.wav", (steps * 256).astype("<i2"))
+    heard = [Listener(student, 16000).push(read_sound(path)[0]) for path in (narrow, wide)]
+    for one, other in zip(*heard, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [("silence", np.zeros(80000)), ("a DC offset alone", np.full(80000, 9000)), ("nothing", np.zeros(0))],
+)
+def test_where_nothing_sounds_there_is_no_event(
+    student: Student, tmp_path: Path, name: str, samples: np.ndarray
+) -> None:
+    assert events_of(student, write(tmp_path / "a.wav", samples.astype("<i2"))) == [], name
+
+
+def test_a_stream_of_numbers_that_are_none_is_silence(student: Student) -> None:
+    broken = np.full(48000, np.nan, np.float32)
+    broken[::3] = np.inf
+    silent = Listener(student, 16000).push(np.zeros(48000, np.float32))
+    for got, wanted in zip(Listener(student, 16000).push(broken), silent, strict=True):
+        np.testing.assert_array_equal(got.scores, wanted.scores)
+    gate = SoundGate()
+    assert [gate.opens(broken[:1600], 16000) for _ in range(30)][-1] is False
+
+
+def test_a_truncated_file_gives_the_events_of_what_is_there(student: Student, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.tile(TONE * 8000, 3).astype("<i2"))
+    path.write_bytes(path.read_bytes()[: 44 + 2 * len(TONE) + 33])
+    assert events_of(student, path) == ["low"]
 
 
 def test_a_student_that_looks_cannot_hear(student_bytes: bytes) -> None:
