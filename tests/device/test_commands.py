@@ -1,6 +1,7 @@
 """The device's commands: right facts on stdout, clear messages and exit status 2 for what is wrong."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,3 +128,16 @@ def test_a_student_for_another_application_is_refused(distillnet: Run, config: P
 def test_every_command_shows_an_example(distillnet: Run) -> None:
     for command in ("run", "watch", "replay", "score", "check-config", "doctor", "status", "snapshot"):
         assert "Example: distillnet" in distillnet(command, "--help").stdout
+
+
+def test_a_daemon_that_takes_no_updates_carries_no_updater() -> None:
+    """TUF, gRPC and cryptography are 35 MB and half a second that a board without a fleet need not spend."""
+    look = (
+        "import sys, typer\n"
+        "from distillnet.device.commands import register\n"
+        "register(typer.Typer())\n"
+        "import distillnet.device.daemon\n"
+        "print(*sorted({'tuf', 'grpc', 'cryptography', 'torch', 'requests'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

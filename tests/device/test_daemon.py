@@ -1,6 +1,8 @@
 """The whole daemon in this process against a real Mosquitto: everything that crosses the broker, and what survives."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -273,6 +275,58 @@ def test_without_a_disk_it_runs_delivers_and_says_so(
     assert len(subscriber.of("event")) == 4
     said = [payload for payload in subscriber.of("status") if payload["state"] == "degraded"]
     assert said and "cannot be written" in said[0]["reason"]
+
+
+BROKEN = """
+import sys, time
+from distillnet.device import daemon
+from distillnet.device.pipeline import Pipeline
+daemon._HUNG_S, daemon._LOST_S = 0.5, 0.5
+handle, seen = Pipeline._handle, []
+
+def breaks(pipeline, student, frame):
+    seen.append(frame)
+    if len(seen) > 10:
+        {what}
+    handle(pipeline, student, frame)
+
+Pipeline._handle = breaks
+from distillnet.device.cli import main
+sys.argv = ["distillnet", "run", sys.argv[1]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raise IndexError('out of zones')", "the inference thread has ended: IndexError: out of zones"),
+        ("time.sleep(3600)", "inference hangs for"),
+    ],
+)
+def test_a_daemon_that_can_recognise_nothing_any_longer_ends_and_says_why(
+    broker: Any,
+    subscriber: Subscriber,
+    tmp_path: Path,
+    student_path: Path,
+    video: Path,
+    until: Callable[..., None],
+    what: str,
+    said: str,
+) -> None:
+    """Without systemd's watchdog nobody else would notice."""
+    path = tmp_path / "device.toml"
+    path.write_text(
+        f'[device]\nname = "bench"\nstate_dir = "{tmp_path / "state"}"\n'
+        f'[model]\napplication = "colours"\npath = "{student_path}"\n'
+        f'[mqtt]\nport = {broker.port}\n[[source]]\nid = "desk"\nurl = "{video}"\nloop = true\n'
+    )
+    command = [sys.executable, "-c", BROKEN.format(what=what), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"error: {said}" in done.stderr
+    until(lambda: subscriber.of("status")[-1]["state"] == "offline", 5, "it says goodbye")
+    assert said in subscriber.of("status")[-1]["reason"]
 
 
 def test_a_tapped_run_loses_nothing_while_the_broker_comes_and_goes(

@@ -58,6 +58,12 @@ def test_n_of_m_lets_single_spikes_pass() -> None:
     assert found[0][1].start_ts == pytest.approx(1000.1), "it began with the first score that confirmed it"
 
 
+def test_low_scores_from_before_it_began_do_not_end_an_event() -> None:
+    rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=2, window=5)
+    assert phases(run(rule, [0.1] * 5 + [0.9] * 10)) == ["new", "end"]  # the end is the stream's
+    assert phases(run(rule, [0.1] * 5 + [0.9, 0.9, 0.1, 0.9, 0.9, 0.1, 0.1])) == ["new", "end"]
+
+
 def test_short_events_are_never_announced() -> None:
     rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=1, window=1, minimum_s=0.5)
     assert run(rule, [0.9] * 4 + [0.1] * 5) == []

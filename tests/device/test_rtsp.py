@@ -50,6 +50,9 @@ def test_an_rtsp_stream_is_watched_and_taken_up_again_after_its_server_died(
         until(taken(10), 30, "frames come")
         assert isinstance(frames[0], Frame) and frames[0].pixels.shape == (120, 160, 3)
         assert all(late.ts > early.ts for early, late in itertools.pairwise(frames))
+        until(taken(50), 30, "what had piled up has passed, and some more")
+        steps = [(late.t - early.t) * 15 for early, late in itertools.pairwise(frames[-15:])]
+        assert all(abs(step - round(step)) < 0.15 for step in steps), "dated by the camera's stamps, not by arrival"
         server.kill()
         until(lambda: states[-1] == "error", 30, "its death is said")
         server.start()

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from distillnet.device import readers
 from distillnet.device.config import Source
 from distillnet.device.feed import Feed
 from distillnet.device.frames import Frame, Intake
-from distillnet.device.readers import SourceError, check, kind_of, open_reader
+from distillnet.device.readers import SourceError, check, kind_of, open_reader, read
 from distillnet.device.telemetry import Telemetry
 
 
@@ -85,6 +86,19 @@ def test_a_rate_limit_thins_evenly(video: Path) -> None:
     found, _, _ = collect(Source(id="v", url=str(video), pace="fast", rate_hz=5))
     assert 24 <= len(found) <= 26
     assert np.allclose(np.diff([f.t for f in found]), 0.2, atol=0.06)
+
+
+def test_frames_that_are_not_wanted_are_not_converted(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[object] = []
+    retrieve = readers._VideoFile.retrieve
+
+    def counted(reader: readers._VideoFile) -> readers.Picture | None:
+        converted.append(reader)
+        return retrieve(reader)
+
+    monkeypatch.setattr(readers._VideoFile, "retrieve", counted)
+    found, _, _ = collect(Source(id="v", url=str(video), pace="fast", rate_hz=5))
+    assert len(converted) == len(found) < 30
 
 
 @pytest.mark.slow
@@ -166,6 +180,6 @@ def test_a_camera_that_is_not_there_is_tried_again() -> None:
 def test_a_reader_gives_bgr_of_grey_pictures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.zeros((5, 7), np.uint8))
     reader = open_reader(Source(id="d", url=str(tmp_path)))
-    picture = reader.read()
+    picture = read(reader)
     reader.close()
     assert picture is not None and picture.pixels.shape == (5, 7, 3)

@@ -32,15 +32,22 @@ def run(
     config: ConfigFile,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Watch the sources of a device file and publish events, until SIGTERM, Ctrl-C or the end of every source."""
+    """Watch the sources of a device file and publish events, until SIGTERM, Ctrl-C or the end of every source.
+
+    Exit 1 when inference is lost for good.
+    """
     from distillnet.device import config as device_file
-    from distillnet.device.daemon import Daemon
+    from distillnet.device.daemon import Daemon, InferenceLostError
     from distillnet.device.journal import set_up_logging
 
     set_up_logging(log_level)
     daemon = Daemon(device_file.load(config), config)
     daemon.handle_signals()
-    daemon.run()
+    try:
+        daemon.run()
+    except InferenceLostError as exc:
+        typer.echo(f"error: {exc}", err=True)
+        raise typer.Exit(1) from exc
 
 
 def watch(

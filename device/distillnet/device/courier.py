@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from distillnet.device.bell import Bell
 from distillnet.device.broker import Link
 from distillnet.device.outbox import Entry, Outbox
 from distillnet.device.telemetry import Telemetry
@@ -38,7 +39,7 @@ class Courier:
         self._telemetry = telemetry
         self._clock = clock
         self._link: Link | None = None
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._stop = threading.Event()
         self._acks: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._generation = 0
@@ -52,7 +53,7 @@ class Courier:
         """Offer over this link from now on."""
         self._link = link
         self._generation = 0
-        self._wake.set()
+        self._bell.ring()
 
     def start(self) -> None:
         """Begin."""
@@ -64,7 +65,7 @@ class Courier:
         while self._outbox.events and self._link is not None and self._link.connected and time.monotonic() < until:
             time.sleep(0.01)
         self._stop.set()
-        self._wake.set()
+        self._bell.ring()
         self._thread.join(1.0)
 
     def waiting(self, key: int, captured: float | None) -> None:
@@ -73,22 +74,21 @@ class Courier:
             self._captured[key] = captured
             while len(self._captured) > _TIMED:
                 self._captured.popitem(last=False)
-        self._wake.set()
+        self._bell.ring()
 
     def acknowledged(self, token: int) -> None:
         """Say that the broker has a message. Called on paho's thread, which must not wait."""
         self._acks.put(token)
-        self._wake.set()
+        self._bell.ring()
 
     def reconnected(self) -> None:
         """Say that there is a new connection. Called on paho's thread."""
-        self._wake.set()
+        self._bell.ring()
 
     def _run(self) -> None:
         tended = time.monotonic()
         while not self._stop.is_set():
-            self._wake.wait(_TEND_S)
-            self._wake.clear()
+            self._bell.wait(_TEND_S)
             self._take_acks()
             if time.monotonic() - tended >= _TEND_S:
                 tended = time.monotonic()
@@ -119,7 +119,7 @@ class Courier:
             self._in_flight.clear()
             self._offered = 0
         room = _WINDOW - len(self._in_flight)
-        if room <= 0:
+        if room <= 0 or self._offered >= self._outbox.newest:
             return
         for entry in self._outbox.peek(self._offered, room):
             token = link.publish(entry.topic, self._payload(entry), qos=1)

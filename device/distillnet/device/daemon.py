@@ -4,6 +4,7 @@ Nothing imports this but the command line. `Daemon(config)` checks what must be 
 `run` returns when told to stop or when every source has come to its end.
 """
 
+import gc
 import logging
 import queue
 import signal
@@ -47,6 +48,8 @@ _TICK_S = 0.5
 """How often is looked whether all is well; whoever wants something sooner wakes the main thread."""
 _HUNG_S = 10.0
 """An inference thread without a heartbeat for so long no longer feeds the watchdog."""
+_LOST_S = 20.0
+"""After so long again without one it will not come back: the daemon ends, for whoever started it to start it anew."""
 _STOP_S = 0.5
 _COMMANDS = 32
 Wake = Literal["stop", "reload", "request"]
@@ -62,6 +65,10 @@ class Summary:
     dropped: int
     gated: int
     events: int
+
+
+class InferenceLostError(Exception):
+    """The inference thread has ended or hangs for good; the message says why."""
 
 
 class Daemon:
@@ -88,6 +95,8 @@ class Daemon:
         self._stop = threading.Event()
         self._wake: queue.SimpleQueue[Wake] = queue.SimpleQueue()  # its `put` may interrupt itself: signal handlers
         self._stopped_by = ""
+        self._lost = ""
+        self._hung_since: float | None = None
         self._requests: queue.Queue[Message] = queue.Queue(_COMMANDS)
         self._notifier = Notifier()
         check_sources(config)
@@ -136,13 +145,20 @@ class Daemon:
         return self._slot
 
     def run(self) -> Summary:
-        """Run until `stop`, a signal, or the end of every source; then end events and say goodbye."""
+        """Run until `stop`, a signal, or the end of every source; then end events and say goodbye.
+
+        Raises:
+            InferenceLostError: nothing can be recognised any longer; everything else was ended in order.
+
+        """
         self._start()
         try:
             while not self._stop.is_set():
                 self._tick(self._woken())
         finally:
             summary = self._shut_down()
+        if self._lost:
+            raise InferenceLostError(self._lost)
         return summary
 
     def stop(self, why: str = "asked to") -> None:
@@ -181,6 +197,8 @@ class Daemon:
             self._exporter.start()
         if self._updates is not None:
             self._updates.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: the collector need not look at it ever again
         self._notifier.send(READY=1)
 
     def _woken(self) -> Wake | None:
@@ -202,10 +220,22 @@ class Daemon:
         self._health.complain("evidence", self._evidence.fault)
         errors = [pipeline.engine_error for pipeline in self._pipelines.values() if pipeline.engine_error]
         self._health.complain("engine", "; ".join(errors) if alive else "inference hangs")
+        self._give_up_if_lost(now, alive)
         for source, reason in self._strain.look(now, self._counts()).items():
             self._health.complain(f"rate {source}", reason)
         if self._notifier.watchdog_s is not None and alive:
             self._notifier.send(WATCHDOG=1)
+
+    def _give_up_if_lost(self, now: float, alive: bool) -> None:
+        # Counted from when it was seen to hang: a process that was stopped for an hour has not hung for an hour.
+        self._hung_since = None if alive else (self._hung_since or now)
+        failures = [pipeline.failure for pipeline in self._pipelines.values() if pipeline.failure]
+        if self._hung_since is not None and now - self._hung_since > _LOST_S:
+            failures.append(f"inference hangs for {_HUNG_S + now - self._hung_since:.0f} s")
+        if failures:
+            self._lost = "; ".join(failures)
+            log.error("%s", self._lost)
+            self.stop(self._lost)
 
     def _watch_feeds(self) -> None:
         for name, feed in list(self._feeds.items()):
@@ -371,7 +401,8 @@ class Daemon:
 
     def _make_feed(self, source: Source) -> Feed:
         sense = self._sense_of(source)
-        return Feed(source, self._intake, self._telemetry, self._say_source, sense=sense)
+        waits = self._pipelines[sense].frame_waits
+        return Feed(source, self._intake, self._telemetry, self._say_source, sense=sense, on_frame=waits)
 
     def _make_link(self, config: DeviceConfig) -> Link:
         mqtt = config.mqtt

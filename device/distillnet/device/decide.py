@@ -55,6 +55,9 @@ class State(NamedTuple):
         return self.stage == "active"
 
 
+_IDLE = State()
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """Something to announce."""
@@ -103,24 +106,26 @@ def step(
         The next state, and at most one transition.
 
     """
+    if state.stage == "idle" and sample.score < rule.threshold and not state.recent:
+        return _IDLE, None  # most samples of most events: nothing to remember
     recent = (*state.recent, sample)[-rule.window :]
     if state.stage == "active":
-        return _while_active(rule, state._replace(recent=recent), sample, allowed)
+        return _while_active(rule, state, recent, sample, allowed)
     if state.stage == "cooling":
         if sample.t - state.ended_t < rule.cooldown_s:
             return state._replace(recent=recent), None
-        state = State()
+        state = _IDLE
     if not allowed:
-        return State(), None
+        return _IDLE, None
     if state.stage == "idle":
-        if sample.score < rule.threshold:
-            return State("idle", recent), None
         hits = [past for past in recent if past.score >= rule.threshold]
-        if len(hits) < rule.confirm:
+        if not hits:
+            return _IDLE, None
+        if sample.score < rule.threshold or len(hits) < rule.confirm:
             return State("idle", recent), None
         state = State("pending", recent, start=hits[0], top=max(hit.score for hit in hits))
     elif _below(rule, recent):
-        return State(), None
+        return _IDLE, None
     state = state._replace(recent=recent, top=max(state.top, sample.score))
     if sample.t - state.start.t < rule.minimum_s:
         return state, None
@@ -137,20 +142,25 @@ def finish(state: State, ts: float) -> tuple[State, Transition | None]:
     return State(), Transition("end", state.id, score, state.top, state.start.ts, end_ts)
 
 
-def _while_active(rule: Rule, state: State, sample: Sample, allowed: bool) -> tuple[State, Transition | None]:
-    state = state._replace(top=max(state.top, sample.score))
-    below = _below(rule, state.recent)
+def _while_active(
+    rule: Rule, state: State, recent: tuple[Sample, ...], sample: Sample, allowed: bool
+) -> tuple[State, Transition | None]:
+    stage, _, name, start, top, last_update_t, ended_t = state
+    state = State(stage, recent, name, start, max(top, sample.score), last_update_t, ended_t)
+    below = _below(rule, recent)
     if below or not allowed:
         end = below[0] if below else sample
-        ended = _transition("end", state, sample, end_ts=max(end.ts, state.start.ts))
+        ended = _transition("end", state, sample, end_ts=max(end.ts, start.ts))
         return State(stage="cooling", ended_t=sample.t), ended
-    if sample.t - state.last_update_t >= rule.update_s:
+    if sample.t - last_update_t >= rule.update_s:
         return state._replace(last_update_t=sample.t), _transition("update", state, sample)
     return state, None
 
 
 def _below(rule: Rule, recent: tuple[Sample, ...]) -> list[Sample]:
-    """Return the samples that confirm the exit; empty while it is not confirmed."""
+    """Return the samples that confirm the exit; empty while it is not confirmed, or the last one speaks against it."""
+    if recent[-1].score >= rule.exit_threshold:
+        return []
     below = [past for past in recent if past.score < rule.exit_threshold]
     return below if len(below) >= rule.confirm else []
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from distillnet.device.config import EventRule
 from distillnet.device.decide import Rule, Sample, State, Transition, finish, rule_for, step
@@ -11,8 +13,16 @@ from distillnet.proto.card import Card, CardEvent
 
 Key = tuple[str, str | None, str]
 """Source, zone, event."""
-NewId = Callable[[float, Key], str]
-"""Gives the id of an event of `Key` that began at a Unix time."""
+
+
+class NewId(Protocol):
+    """Gives the id of an event that began at a Unix time."""
+
+    def __call__(self, start_ts: float, key: Key) -> str:
+        """Return it; `key` says whose event it is."""
+
+
+_NOTHING = State()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,17 @@ class Decided:
     transition: Transition
 
 
+class _Lane(NamedTuple):
+    """One event of one zone with its rule; what does not change from frame to frame."""
+
+    key: Key
+    output: int
+    """Its index among the scores."""
+    rule: Rule
+    hours: tuple[tuple[str, str], ...]
+    new_id: Callable[[float], str]
+
+
 class Decisions:
     """Every event of the card, by source and zone, with the device file's rules."""
 
@@ -35,6 +56,7 @@ class Decisions:
         self._events: tuple[CardEvent, ...] = ()
         self._effective: dict[str, Rule] = {}
         self._states: dict[Key, State] = {}
+        self._lanes: dict[tuple[str, str | None], list[_Lane]] = {}
 
     @property
     def events(self) -> list[str]:
@@ -49,12 +71,14 @@ class Decisions:
         """Watch for the events of a card from now on; `finish` first what the old one had on."""
         self._events = tuple(card.events)
         self._effective = {event.name: rule_for(event, self._rules.get(event.name)) for event in card.events}
+        self._lanes.clear()
         names = set(self.events)
         self._states = {key: state for key, state in self._states.items() if key[2] in names}
 
     def use_rules(self, rules: Iterable[EventRule], card: Card | None) -> None:
         """Put other rules in force; what is on stays on."""
         self._rules = {rule.name: rule for rule in rules}
+        self._lanes.clear()
         if card is not None:
             self.follow(card)
 
@@ -64,30 +88,28 @@ class Decisions:
         if rule is not None:
             lower = rule.exit_threshold if exit_threshold is None else exit_threshold
             self._effective[event] = replace(rule, threshold=threshold, exit_threshold=min(lower, threshold))
+            self._lanes.clear()
 
     def watches(self, source: str, event: str) -> bool:
         """Whether an event is watched for on a source."""
         rule = self._rules.get(event)
         return rule is None or not rule.sources or source in rule.sources
 
-    def observe(self, source: str, zone: str | None, scores: Scores, t: float, ts: float) -> Iterator[Decided]:
+    def observe(self, source: str, zone: str | None, scores: Scores, t: float, ts: float) -> list[Decided]:
         """Advance every event of one zone by its scores, float32 (K+1,)."""
-        values = scores.tolist()
-        for event in self._events:
-            if not self.watches(source, event.name):
-                continue
-            key = (source, zone, event.name)
-            sample = Sample(round(values[event.index], 6), t, ts)
+        values, decided = scores.tolist(), []
+        for lane in self._lanes.get((source, zone)) or self._make_lanes(source, zone):
             state, transition = step(
-                self._effective[event.name],
-                self._states.get(key, State()),
-                sample,
-                lambda start_ts, key=key: self._new_id(start_ts, key),  # type: ignore[misc]
-                allowed=self._within_hours(event.name, ts),
+                lane.rule,
+                self._states.get(lane.key, _NOTHING),
+                Sample(values[lane.output], t, ts),
+                lane.new_id,
+                allowed=not lane.hours or _within(lane.hours, ts),
             )
-            self._states[key] = state
+            self._states[lane.key] = state
             if transition is not None:
-                yield Decided(source, zone, event.name, transition)
+                decided.append(Decided(*lane.key, _rounded(transition)))
+        return decided
 
     def finish(self, ts: float, *, source: str | None = None, events: Iterable[str] | None = None) -> Iterator[Decided]:
         """End what is on: everything, or of one source, or of some events."""
@@ -97,7 +119,7 @@ class Decisions:
                 continue
             self._states[key], transition = finish(state, ts)
             if transition is not None:
-                yield Decided(key[0], key[1], key[2], transition)
+                yield Decided(*key, _rounded(transition))
 
     def on(self, source: str, event: str) -> bool:
         """Whether an event is on in any zone of a source."""
@@ -107,12 +129,26 @@ class Decisions:
         """Return what is on now."""
         return [key for key, state in self._states.items() if state.on]
 
-    def _within_hours(self, event: str, ts: float) -> bool:
-        rule = self._rules.get(event)
-        if rule is None or not rule.hours:
-            return True
-        now = datetime.fromtimestamp(ts).strftime("%H:%M")
-        return any(_in_range(now, start, end) for start, end in rule.hours)
+    def _make_lanes(self, source: str, zone: str | None) -> list[_Lane]:
+        lanes = []
+        for event in self._events:
+            if self.watches(source, event.name):
+                rule, key = self._rules.get(event.name), (source, zone, event.name)
+                new_id = partial(self._new_id, key=key)
+                hours = tuple(rule.hours) if rule is not None else ()
+                lanes.append(_Lane(key, event.index, self._effective[event.name], hours, new_id))
+        self._lanes[source, zone] = lanes
+        return lanes
+
+
+def _rounded(transition: Transition) -> Transition:
+    """Return it with scores as they are told: six digits, of float32 no more is meant."""
+    return replace(transition, score=round(transition.score, 6), top_score=round(transition.top_score, 6))
+
+
+def _within(hours: Iterable[tuple[str, str]], ts: float) -> bool:
+    now = datetime.fromtimestamp(ts).strftime("%H:%M")
+    return any(_in_range(now, start, end) for start, end in hours)
 
 
 def _in_range(now: str, start: str, end: str) -> bool:

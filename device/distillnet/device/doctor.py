@@ -16,7 +16,7 @@ import numpy as np
 from distillnet.device import host
 from distillnet.device.config import DeviceConfig
 from distillnet.device.opencv import cv2
-from distillnet.device.readers import SourceError, open_reader
+from distillnet.device.readers import SourceError, open_reader, read
 from distillnet.device.sound.reading import Piece
 from distillnet.engine import ModelError
 from distillnet.engine.litert import litert_version
@@ -153,7 +153,7 @@ def _source(config: DeviceConfig, index: int) -> Finding:
     except SourceError as exc:
         return Finding(what, "wrong", str(exc), "check source.url, the cable, and that the user is in group `video`")
     try:
-        picture = reader.read()
+        picture = read(reader)
     finally:
         reader.close()
     if picture is None:

@@ -45,6 +45,7 @@ class Evidence:
     def __init__(self, config: EvidenceSection, state_dir: Path) -> None:
         """Prepare; `start` begins. Keeps nothing when `config.mode` is "off"."""
         self._config = config
+        self._filming = config.mode == "clip"
         self._root = state_dir / FOLDER
         self._queue: queue.Queue[tuple[Frame, str | None] | None] = queue.Queue(_QUEUE)
         self._rings: dict[str, deque[tuple[float, Jpeg]]] = {}
@@ -72,7 +73,7 @@ class Evidence:
 
     def observe(self, frame: Frame) -> None:
         """See every frame; for clips some are kept for a while."""
-        if self._config.mode == "clip" and frame.t >= self._next_t.get(frame.source, -1.0):
+        if self._filming and frame.t >= self._next_t.get(frame.source, -1.0):
             self._next_t[frame.source] = frame.t + 1.0 / _CLIP_HZ
             self._put((frame, None))
 

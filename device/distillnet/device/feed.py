@@ -7,11 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from distillnet.device.config import Source
 from distillnet.device.frames import Chunk, Frame, Intake, Sense
-from distillnet.device.readers import FINITE, Picture, Reader, SourceError, kind_of, open_reader
+from distillnet.device.rate import Rate
+from distillnet.device.readers import FINITE, HEARD, Picture, Reader, SourceError, kind_of, open_reader
 from distillnet.device.sound.reading import Piece
 from distillnet.device.telemetry import Telemetry
 
@@ -21,7 +23,9 @@ FeedState = Literal["online", "stalled", "error"]
 OnState = Callable[[str, FeedState, str], None]
 
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_BLACK = "the picture is black: is the lens covered?"
+Said = tuple[FeedState, str]
+_ONLINE: Said = ("online", "")
+_BLACK: Said = ("stalled", "the picture is black: is the lens covered?")
 _DARK = 8
 """Grey level (0–255) that every live picture reaches somewhere, be it by the sensor's noise."""
 _DARK_STEP = 16
@@ -35,27 +39,48 @@ class Feed:
     """The thread of one source."""
 
     def __init__(
-        self, source: Source, intake: Intake, telemetry: Telemetry, on_state: OnState, *, sense: Sense = "sight"
+        self,
+        source: Source,
+        intake: Intake,
+        telemetry: Telemetry,
+        on_state: OnState,
+        *,
+        sense: Sense = "sight",
+        on_frame: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare; `start` begins. `on_state` is told of every change, on this thread or the caller of `watch`."""
+        """Prepare; `start` begins.
+
+        Args:
+            source: what to read.
+            intake: where frames go.
+            telemetry: what counts them.
+            on_state: told of every change, on this thread or that of the caller of `watch`.
+            sense: which inference the frames are for.
+            on_frame: called on this thread when a frame waits in the intake; None wakes whoever waits for it there.
+
+        """
         self.source = source
         self.kind = kind_of(source)
         self._sense: Sense = sense
         self.finite = self.kind in FINITE
+        self._heard = self.kind in HEARD
         self._paced = self.finite and source.pace == "real-time"
         self._intake = intake
         self._telemetry = telemetry
         self._on_state = on_state
+        self._on_frame = on_frame or partial(intake.wake, sense)
         self._stop = threading.Event()
+        self._stopping = False
+        """As `_stop`, for the loop that asks at every frame."""
         self._finished = threading.Event()
-        self._state: tuple[FeedState, str] | None = None
+        self._state: Said | None = None
         self._state_lock = threading.Lock()
         self._last_frame = self._last_light = time.monotonic()
         self._last_look = float("-inf")
         self._index = 0
         self._offset_s = 0.0
         self._anchor: tuple[float, float] | None = None
-        self._next_s = -1.0
+        self._rate = Rate(source.rate_hz)
         self._thread = threading.Thread(target=self._run, name=f"source-{source.id}", daemon=True)
 
     @property
@@ -71,6 +96,7 @@ class Feed:
 
     def stop(self) -> None:
         """Ask the thread to end; it does so after the frame it reads."""
+        self._stopping = True
         self._stop.set()
 
     def join(self, timeout_s: float) -> bool:
@@ -80,14 +106,14 @@ class Feed:
 
     def watch(self) -> None:
         """Say `stalled` when no frame has come for too long. Called now and then by another thread."""
-        if self._finished.is_set() or self._state is None or self._state[0] != "online":
+        if self._finished.is_set() or self._state is not _ONLINE:
             return
         now = time.monotonic()
         waits = self.finite and self.source.pace == "fast"  # for room in the intake, not for the file
         if now - self._last_frame > self.source.stall_s and not waits:
-            self._say("stalled", f"no frame for {self.source.stall_s:g} s")
+            self._say(("stalled", f"no frame for {self.source.stall_s:g} s"))
         elif now - self._last_light > self.source.stall_s and not self.finite:
-            self._say("stalled", _BLACK)
+            self._say(_BLACK)
 
     def _run(self) -> None:
         failures = 0
@@ -98,11 +124,11 @@ class Feed:
                 break
             if self.finite and self._index > before:
                 continue
-            self._say("error", reason)
+            self._say(("error", reason))
             failures = 0 if self._index > before else failures + 1
             self._stop.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
         if not self._stop.is_set():
-            self._say("stalled", "end of file")
+            self._say(("stalled", "end of file"))
         self._finished.set()
 
     def _pass(self) -> str:
@@ -123,54 +149,59 @@ class Feed:
     def _read(self, reader: Reader) -> None:
         last_s, period_s, least_s = 0.0, 0.0, float("inf")
         if not self.finite:
-            self._next_s = -1.0
-        while not self._stop.is_set():
+            self._rate = Rate(self.source.rate_hz)
+        while not self._stopping:
             # A frame is read when it is due, as a camera's is: what looks at the one before has the processor's caches.
-            due_s = last_s + (least_s if last_s > 0 else 0.0) + self._offset_s
-            if self._paced and self._anchor is not None and self._wait_until_due(due_s):
+            if self._paced and last_s > 0 and self._wait_until_due(last_s + least_s + self._offset_s):
                 break
-            picture = reader.read()
-            if picture is None:
+            position_s = reader.grab()
+            if position_s is None:
                 break
             self._last_frame = time.monotonic()
-            self._look_for_light(picture)
-            if self._state != ("stalled", _BLACK) or self._last_light == self._last_frame:
-                self._say("online", "")
-            period_s, last_s = picture.position_s - last_s or period_s, picture.position_s
+            wanted = self._heard or self._rate.wants(position_s + self._offset_s)
+            picture = None
+            if wanted or self._light_is_due():
+                picture = reader.retrieve()
+                if picture is None:
+                    break
+                position_s = picture.position_s
+                if not self.finite:
+                    self._look_for_light(picture)
+            if self._state is not _ONLINE and (self._state is not _BLACK or self._last_light == self._last_frame):
+                self._say(_ONLINE)
+            period_s, last_s = position_s - last_s or period_s, position_s
             least_s = min(least_s, period_s or least_s)
-            if isinstance(picture, Piece) or self._wanted(picture.position_s + self._offset_s):
+            if wanted and picture is not None:
                 self._hand_over(picture)
         self._offset_s += last_s + period_s if self.finite else 0.0
 
+    def _light_is_due(self) -> bool:
+        """Whether to look if a live source shows anything; twice a second is enough, unless it was black."""
+        if self.finite or self._heard:
+            return False
+        return self._last_frame - self._last_look >= _LOOK_S or self._state is _BLACK
+
     def _look_for_light(self, picture: Picture | Piece) -> None:
-        """Note when a live source last showed something that is not black; a look a second is enough."""
-        if self.finite or isinstance(picture, Piece):
+        """Note when a live source last showed something that is not black."""
+        if isinstance(picture, Piece):
             self._last_light = self._last_frame
-        elif self._last_frame - self._last_look >= _LOOK_S or self._state == ("stalled", _BLACK):
+        elif self._light_is_due():
             self._last_look = self._last_frame
             if picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
                 self._last_light = self._last_frame
-
-    def _wanted(self, position_s: float) -> bool:
-        """Whether `rate_hz` lets this frame through."""
-        if self.source.rate_hz is None:
-            return True
-        if position_s < self._next_s - 1e-6:
-            return False
-        step_s = 1.0 / self.source.rate_hz
-        self._next_s = position_s + step_s if self._next_s < 0 else max(self._next_s + step_s, position_s + step_s / 2)
-        return True
 
     def _hand_over(self, picture: Picture | Piece) -> None:
         position_s = picture.position_s + self._offset_s
         if self._paced and self._wait_until_due(position_s):
             return
-        captured = time.monotonic()
+        now = captured = time.monotonic()
         if self.finite:
-            _, wall = self._anchored(position_s)
-            ts, t = wall + position_s, position_s
+            if self._anchor is None:
+                self._anchor = (now - position_s, time.time() - position_s)
+            ts, t = self._anchor[1] + position_s, position_s
         else:
-            ts, t = time.time(), captured
+            captured = t = now if isinstance(picture, Piece) or picture.taken_s is None else picture.taken_s
+            ts = time.time() - (now - t)
         frame = self._stamped(picture, ts, t, captured)
         self._index += 1
         if self.finite and self.source.pace == "fast":
@@ -179,6 +210,8 @@ class Feed:
             accepted = self._intake.put(frame)
         if accepted:
             self._telemetry.frame(self.source.id, picture.decode_ms)
+            if not (self.finite and self.source.pace == "fast"):
+                self._on_frame()
 
     def _stamped(self, picture: Picture | Piece, ts: float, t: float, captured: float) -> Frame | Chunk:
         if isinstance(picture, Picture):
@@ -190,27 +223,20 @@ class Feed:
         return Chunk(*where, captured, picture.decode_ms, picture.lost)
 
     def _wait_until_due(self, position_s: float) -> bool:
-        """Wait for a file frame's time; True when stopping came first."""
-        steady, _ = self._anchored(position_s)
-        wait_s = steady + position_s - time.monotonic()
+        """Wait for a file frame's time; True when stopping came first. The first frame fixes the time of position 0."""
+        if self._anchor is None:
+            return self._stopping
+        wait_s = self._anchor[0] + position_s - time.monotonic()
         if wait_s < -_LAG_S:
             self._anchor = (time.monotonic() - position_s, time.time() - position_s)
-        while wait_s > 0 and not self._stop.is_set():
+        while wait_s > 0 and not self._stopping:
             time.sleep(min(wait_s, _NAP_S))  # a third of what waiting for an event costs
-            wait_s = steady + position_s - time.monotonic()
-        return self._stop.is_set()
+            wait_s = self._anchor[0] + position_s - time.monotonic()
+        return self._stopping
 
-    def _anchored(self, position_s: float) -> tuple[float, float]:
-        """Return the monotonic and the Unix time of position 0, fixed by the first frame."""
-        if self._anchor is None:
-            self._anchor = (time.monotonic() - position_s, time.time() - position_s)
-        return self._anchor
-
-    def _say(self, state: FeedState, reason: str) -> None:
-        if self._state == (state, reason):
-            return
+    def _say(self, state: Said) -> None:
         with self._state_lock:
-            if self._state == (state, reason) or self._stop.is_set():
+            if self._state == state or self._stopping:
                 return
-            self._state = (state, reason)
-        self._on_state(self.source.id, state, reason)
+            self._state = state
+        self._on_state(self.source.id, *state)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ _ROW_OVERHEAD_BYTES = 64
 _BUSY_MS = 200
 _PATIENCE = 5
 """Failed writes after which the file is opened anew."""
+_MOST_ACKED = 64
+"""Acknowledged events that may still be on disk; after a crash they are offered once more."""
+_RECENT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
   key INTEGER PRIMARY KEY, session TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, created REAL NOT NULL,
@@ -58,6 +62,8 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         self._memory: dict[int, Entry] = {}
         self._acked: set[int] = set()
+        self._recent: deque[Entry] = deque(maxlen=_RECENT)
+        """The events put last, wherever they are kept; their keys follow one another."""
         self._next_key = int(clock() * 1e6)  # above the keys of a file that cannot be read now
         self._disk_events = self._disk_bytes = 0
         self._lost = 0
@@ -83,6 +89,11 @@ class Outbox:
             return self._disk_events + len(self._memory) - len(self._acked)
 
     @property
+    def newest(self) -> int:
+        """No event has a key above this one."""
+        return self._next_key - 1
+
+    @property
     def size(self) -> int:
         """Bytes they count for."""
         with self._lock:
@@ -94,6 +105,7 @@ class Outbox:
             entry = Entry(self._next_key, session, topic, payload, self._clock())
             self._next_key += 1
             self._memory[entry.key] = entry
+            self._recent.append(entry)
             if not self._fault:  # else `tend` tries again, once a second and not at every event
                 self._settle()
             self._bound()
@@ -102,18 +114,21 @@ class Outbox:
     def peek(self, after: int, limit: int) -> list[Entry]:
         """Return the oldest waiting events with keys above `after`, oldest first."""
         with self._lock:
+            if self._recent and after >= self._recent[0].key - 1:  # the usual case needs no look at the disk
+                found = [entry for entry in self._recent if entry.key > after and entry.key not in self._acked]
+                return found[:limit]
             found = list(self._read(after, limit))
             found += [entry for key, entry in self._memory.items() if key > after]
             found = [entry for entry in found if entry.key not in self._acked]
             return sorted(found, key=lambda entry: entry.key)[:limit]
 
     def ack(self, keys: list[int]) -> None:
-        """Forget events the broker has taken."""
+        """Forget events the broker has taken; the disk follows with the next event or `tend`, in the same write."""
         with self._lock:
             for key in keys:
                 if self._memory.pop(key, None) is None and key < self._next_key:
                     self._acked.add(key)
-            if not self._fault:
+            if len(self._acked) >= _MOST_ACKED and not self._fault:
                 self._settle()
 
     def tend(self) -> None:
@@ -289,6 +304,7 @@ class Outbox:
 
     def _count_lost(self, events: int) -> None:
         if events:
+            self._recent.clear()
             self._lost += events
             log.error("outbox is beyond its bounds: %d of the oldest events are let go (%d so far)", events, self._lost)
 

@@ -1,6 +1,8 @@
-"""The inference thread: takes frames from the intake, gates, infers, decides, announces. Runs in one thread only.
+"""Inference: takes frames from the intake, gates, infers, decides, announces; one frame at a time.
 
-Whatever else must happen between two frames (a rule changes, a source goes) is handed to it with `submit`.
+It has a thread of its own. Where a look is quick, though, the thread that has just read a frame looks at it itself: the
+frame is in its processor's caches, and no thread need be woken. Whatever else must happen between two frames (a rule
+changes, a source goes) is handed over with `submit`.
 """
 
 import logging
@@ -30,6 +32,9 @@ Zones = tuple[tuple[str | None, Zone | None], ...]
 """Names and boxes of a source's zones; one nameless zone without a box where there are none."""
 
 _IDLE_S = 0.5
+_QUICK_MS = 4.0
+"""What takes no longer, on average, keeps no camera waiting; slower looks are left to the thread for them."""
+_AVERAGE_OVER = 16
 
 
 class Pipeline:
@@ -62,9 +67,14 @@ class Pipeline:
         self._last_scores: dict[str, dict[str | None, Scores]] = {}
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._turn = threading.Lock()
+        """Held by whoever looks at a frame or does a job."""
+        self._average_ms = 2 * _QUICK_MS
         self._heartbeat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="infer" if sense == "sight" else "hear", daemon=True)
         self.engine_error = ""
+        self.failure = ""
+        """Why the thread has ended though nobody asked it to; empty while it runs."""
         self._inferred = False
         slot.observe(self._switched)
 
@@ -101,7 +111,7 @@ class Pipeline:
         return not self._thread.is_alive()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Have `job` run by the inference thread between two frames."""
+        """Have `job` run by the thread for inference, between two frames."""
         self._jobs.put(job)
         self._wake()
 
@@ -138,23 +148,55 @@ class Pipeline:
         self._ears.forget(source)
         self._announce_ends(self._decisions.finish(ts, source=source))
 
+    def frame_waits(self) -> None:
+        """Say that a frame has been put into the intake; it may be looked at before this returns, if that is quick."""
+        if self._average_ms > _QUICK_MS or not self._turn.acquire(blocking=False):
+            self._wake()
+            return
+        try:
+            if self._jobs.empty() and not self._stop.is_set() and not self.failure:
+                self._look_once()
+        except Exception as exc:
+            self._end_by(exc)
+        finally:
+            self._turn.release()
+        if self.failure or self._intake.waiting(self._sense):
+            self._wake()
+
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
-                self._heartbeat = time.monotonic()
-                self._run_jobs()
-                student = self._slot.take()
-                frame = self._intake.get(_IDLE_S, self._sense)
-                if student is None or frame is None:
-                    continue
-                if isinstance(frame, Chunk):
-                    self._listen(student, frame)
-                else:
-                    self._handle(student, frame)
+            while not self._stop.is_set() and not self.failure:
+                self._intake.wait(_IDLE_S, self._sense)
+                with self._turn:
+                    self._run_jobs()
+                    while self._look_once() and self._jobs.empty() and not self._stop.is_set():
+                        pass
+        except Exception as exc:
+            self._end_by(exc)
         finally:
-            self._run_jobs()
-            self._slot.retire()
-            self._announce_ends(self._decisions.finish(time.time()))
+            with self._turn:
+                self._run_jobs()
+                self._slot.retire()
+                self._announce_ends(self._decisions.finish(time.time()))
+
+    def _look_once(self) -> bool:
+        """Look at the next frame, or hear the next chunk; False when none waits."""
+        self._heartbeat = time.monotonic()
+        student = self._slot.take()
+        frame = self._intake.next(self._sense)
+        if student is None or frame is None:
+            return False
+        if isinstance(frame, Chunk):
+            self._listen(student, frame)
+        else:
+            self._handle(student, frame)
+        ms = (time.monotonic() - self._heartbeat) * 1000.0
+        self._average_ms += (ms - self._average_ms) / _AVERAGE_OVER
+        return True
+
+    def _end_by(self, exc: Exception) -> None:
+        log.error("inference ends", exc_info=exc)
+        self.failure = f"the inference thread has ended: {type(exc).__name__}: {exc}"
 
     def _run_jobs(self) -> None:
         while not self._jobs.empty():  # this thread alone takes from it
@@ -164,21 +206,19 @@ class Pipeline:
                 log.exception("a job between two frames failed")
 
     def _handle(self, student: Student, frame: Frame) -> None:
-        self._latest[frame.source] = frame
+        source = frame.source
+        self._latest[source] = frame
         self._evidence.observe(frame)
-        zones = self._zones.get(frame.source, ())
+        zones = self._zones.get(source, ())
         stages: dict[str, float] = {}
-        known = self._last_scores.setdefault(frame.source, {})
+        known = self._last_scores.setdefault(source, {})
         open_zones = zones
-        if frame.source in self._gated_sources:
+        if source in self._gated_sources:
             open_zones = self._open_zones(frame, zones, known, stages)
-        if open_zones:
-            seen = self._look(student, frame, open_zones, stages)
-            if seen is None:
-                return
-            known.update(zip([name for name, _ in open_zones], seen, strict=True))
+        if open_zones and not self._look(student, frame, open_zones, known, stages):
+            return
         self._decide(student, frame, known, stages)
-        self._telemetry.looked(frame.source, len(open_zones), stages)
+        self._telemetry.looked(source, len(open_zones), stages)
 
     def _listen(self, student: Student, chunk: Chunk) -> None:
         """Hear one chunk of sound; decide as often as it completes a window."""
@@ -220,21 +260,24 @@ class Pipeline:
         stages["gate"] = (time.perf_counter() - started) * 1000.0
         return tuple(opened)
 
-    def _look(self, student: Student, frame: Frame, zones: Zones, stages: dict[str, float]) -> list[Scores] | None:
-        """Score zones of a frame; None when the engine fails, which is counted and said and must not end the daemon."""
-        boxes = tuple(box for _, box in zones)
+    def _look(
+        self, student: Student, frame: Frame, zones: Zones, known: dict[str | None, Scores], stages: dict[str, float]
+    ) -> bool:
+        """Score zones of a frame; False when the engine fails: that is counted and said, and ends nothing."""
+        names, boxes = zip(*zones, strict=True)
         try:
             look = student.look(frame.pixels, boxes)
         except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
             self._fail(frame.source, exc)
-            return None
+            return False
         stages["preprocess"], stages["infer"] = look.prepare_ms, look.infer_ms
         self.engine_error = ""
         if not self._inferred:
             self._inferred = True
             log.info("first inference %.2f s after the start of the process", host.process_age_s())
         self._slot.record_look(frame.pixels, boxes, look.scores, look.prepare_ms + look.infer_ms)
-        return look.scores
+        known.update(zip(names, look.scores, strict=True))
+        return True
 
     def _decide(
         self, student: Student, frame: Frame, scores: Mapping[str | None, Scores], stages: dict[str, float]

@@ -5,7 +5,6 @@ Readers know nothing of threads, queues or pacing; `feed.py` drives them.
 
 import re
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,7 +15,8 @@ from distillnet.device.config import Source
 from distillnet.device.exact import plain_conversion
 from distillnet.device.opencv import cv2
 from distillnet.device.sound.readers import is_heard_live, is_sound, open_sound_reader
-from distillnet.device.sound.reading import Piece
+from distillnet.device.sound.reading import Piece, SoundReader
+from distillnet.device.stamps import SourceClock
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.sound import SoundError
 
@@ -34,7 +34,7 @@ class SourceError(Exception):
     """A source cannot be opened or read; the message says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Picture:
     """One picture as read."""
 
@@ -42,16 +42,31 @@ class Picture:
     position_s: float
     """On the source's own clock: media time of files, seconds since opening of live ones."""
     decode_ms: float
+    taken_s: float | None = None
+    """`time.monotonic()` when a live source took it; None of files."""
 
 
 class Reader(Protocol):
-    """An open source."""
+    """An open source. What is not wanted is grabbed and not retrieved: its colours are never worked out."""
 
-    def read(self) -> Picture | Piece | None:
-        """Return the next picture or piece of sound, blocking until it is there; None = the end, or a broken stream."""
+    def grab(self) -> float | None:
+        """Go on to the next picture or piece of sound, blocking until it is there.
+
+        Returns:
+            Its position on the source's own clock, seconds; None = the end, or a broken stream.
+
+        """
+
+    def retrieve(self) -> Picture | Piece | None:
+        """Return what was grabbed last; None = it is broken."""
 
     def close(self) -> None:
         """Release the device or file."""
+
+
+def read(reader: Reader) -> Picture | Piece | None:
+    """Return the next picture or piece of sound, blocking until it is there; None = the end, or a broken stream."""
+    return None if reader.grab() is None else reader.retrieve()
 
 
 def kind_of(source: Source) -> Kind:
@@ -93,7 +108,7 @@ def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = F
     kind = kind_of(source)
     if kind in HEARD:
         try:
-            return open_sound_reader(source, read_timeout_s=read_timeout_s)
+            return _Sound(open_sound_reader(source, read_timeout_s=read_timeout_s))
         except SoundError as exc:
             raise SourceError(f"source {source.id!r}: {exc}") from exc
     if kind == "images":
@@ -115,21 +130,31 @@ class _VideoFile:
         fps = float(self._capture.get(cv2.CAP_PROP_FPS))
         self._period_s = 1.0 / fps if 0.1 <= fps <= 1000 else 1.0 / _DEFAULT_FPS
         self._last_s = -self._period_s
+        self._grab_ms = 0.0
 
-    def read(self) -> Picture | None:
+    def grab(self) -> float | None:
         started = time.perf_counter()
         if not self._capture.grab():
-            return None
-        with plain_conversion() if self._exact else nullcontext():
-            good, pixels = self._capture.retrieve()
-        self._exact = False  # chosen with the first frame
-        if not good:
             return None
         position_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
         if position_s <= self._last_s:  # containers without usable timestamps
             position_s = self._last_s + self._period_s
         self._last_s = position_s
-        return Picture(_as_bgr(pixels), position_s, (time.perf_counter() - started) * 1000.0)
+        self._grab_ms = (time.perf_counter() - started) * 1000.0
+        return position_s
+
+    def retrieve(self) -> Picture | None:
+        started = time.perf_counter()
+        if self._exact:
+            with plain_conversion():
+                good, pixels = self._capture.retrieve()
+            self._exact = False  # it is chosen with the first frame
+        else:
+            good, pixels = self._capture.retrieve()
+        if not good:
+            return None
+        decode_ms = self._grab_ms + (time.perf_counter() - started) * 1000.0
+        return Picture(pixels if pixels.ndim == 3 else _as_bgr(pixels), self._last_s, decode_ms)
 
     def close(self) -> None:
         self._capture.release()
@@ -144,21 +169,40 @@ class _Images:
         if not self._paths:
             raise SourceError(f"source {source.id!r}: directory {directory} holds no pictures")
         self._period_s = 1.0 / (source.rate_hz or _DEFAULT_PICTURES_PER_S)
-        self._index = 0
+        self._index = -1
 
-    def read(self) -> Picture | None:
-        while self._index < len(self._paths):
+    def grab(self) -> float | None:
+        self._index += 1
+        return self._index * self._period_s if self._index < len(self._paths) else None
+
+    def retrieve(self) -> Picture | None:
+        while self._index < len(self._paths):  # a broken picture is left out, not the end
             started = time.perf_counter()
-            position_s = self._index * self._period_s
-            path = self._paths[self._index]
-            self._index += 1
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            pixels = cv2.imread(str(self._paths[self._index]), cv2.IMREAD_COLOR)
             if pixels is not None:
-                return Picture(_as_bgr(pixels), position_s, (time.perf_counter() - started) * 1000.0)
+                decode_ms = (time.perf_counter() - started) * 1000.0
+                return Picture(_as_bgr(pixels), self._index * self._period_s, decode_ms)
+            self._index += 1
         return None
 
     def close(self) -> None:
         self._paths = []
+
+
+class _Sound:
+    def __init__(self, reader: SoundReader) -> None:
+        self._reader = reader
+        self._piece: Piece | None = None
+
+    def grab(self) -> float | None:
+        self._piece = self._reader.read()
+        return None if self._piece is None else self._piece.position_s
+
+    def retrieve(self) -> Piece | None:
+        return self._piece
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 class _Live:
@@ -168,16 +212,28 @@ class _Live:
             self._capture.release()
             raise SourceError(f"source {source.id!r}: {kind} {source.shown_url} cannot be opened{_hint(source, kind)}")
         self._opened = time.monotonic()
+        fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)) if kind == "stream" else 0
+        # FFmpeg invents the stamps of MJPEG over HTTP, at 25 a second: there are none.
+        stamped = not (source.url.startswith("http") and fourcc == cv2.VideoWriter.fourcc(*"MJPG"))
+        self._clock = SourceClock() if stamped else None
+        self._taken_s = 0.0
 
-    def read(self) -> Picture | None:
+    def grab(self) -> float | None:
         if not self._capture.grab():
             return None
+        self._taken_s = time.monotonic()
+        if self._clock is not None:
+            stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+            self._taken_s = self._clock.taken(stamp_s, self._taken_s)
+        return self._taken_s - self._opened
+
+    def retrieve(self) -> Picture | None:
         started = time.perf_counter()
-        position_s = time.monotonic() - self._opened
         good, pixels = self._capture.retrieve()
         if not good or pixels is None:
             return None
-        return Picture(_as_bgr(pixels), position_s, (time.perf_counter() - started) * 1000.0)
+        decode_ms = (time.perf_counter() - started) * 1000.0
+        return Picture(_as_bgr(pixels), self._taken_s - self._opened, decode_ms, self._taken_s)
 
     def close(self) -> None:
         self._capture.release()
@@ -210,6 +266,4 @@ def _hint(source: Source, kind: Kind) -> str:
 
 def _as_bgr(pixels: np.ndarray) -> Pixels:
     """Return uint8 (H, W, 3) of whatever the decoder gave."""
-    if pixels.ndim == 2:
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
-    return np.asarray(pixels, dtype=np.uint8)
+    return pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)

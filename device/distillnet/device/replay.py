@@ -12,7 +12,8 @@ from distillnet.device.decisions import Decided, Decisions
 from distillnet.device.frames import Chunk
 from distillnet.device.gate import MotionGate
 from distillnet.device.ids import derived_uuid7
-from distillnet.device.readers import FINITE, Reader, SourceError, kind_of, open_reader
+from distillnet.device.rate import Rate
+from distillnet.device.readers import FINITE, HEARD, Reader, SourceError, kind_of, open_reader
 from distillnet.device.slot import Scores
 from distillnet.device.sound.ears import Ears
 from distillnet.device.sound.reading import Piece
@@ -48,11 +49,17 @@ class Replay:
         ]
         gates = {name: MotionGate() for name, _ in zones} if self.source.gate == "on" else {}
         last: dict[str | None, Scores] = {}
-        seq, position_s, next_s = 0, 0.0, -1.0
+        seq, position_s = 0, 0.0
+        heard, rate = kind_of(self.source) in HEARD, Rate(self.source.rate_hz)
         reader = _open(self.source)
         ears = Ears()
         try:
-            while (picture := reader.read()) is not None:
+            while (grabbed_s := reader.grab()) is not None:
+                if not heard and not rate.wants(grabbed_s):
+                    continue
+                picture = reader.retrieve()
+                if picture is None:
+                    break
                 position_s = picture.position_s
                 if isinstance(picture, Piece):
                     position_s += len(picture.samples) / picture.rate_hz
@@ -60,10 +67,6 @@ class Replay:
                         yield self._payload(decided, seq, heard_s)
                         seq += 1
                     continue
-                if self.source.rate_hz is not None:
-                    if position_s < next_s - 1e-6:
-                        continue
-                    next_s = position_s + 1.0 / self.source.rate_hz
                 self.frames += 1
                 for name, box in zones:
                     gate = gates.get(name)

@@ -29,6 +29,7 @@ SwapObserver = Callable[[Student | None, Student], None]
 """Called by the inference thread with the old and the new student, between two frames, before `swap` returns."""
 
 _SAMPLES = 4096
+_UNSUMMED = 256
 
 
 class SwapError(Exception):
@@ -77,10 +78,20 @@ class _Window:
         self.frames = self.dropped = self.errors = self.events = self.inferences = 0
         self.infer_ms: deque[float] = deque(maxlen=_SAMPLES)
         self.score_sums: NDArray[np.float64] | None = None
+        self.scores: list[Scores] = []
+        """Not yet in the sums: adding many at once costs little more than one."""
         self.last_inference: float | None = None
+
+    def sum_up(self) -> None:
+        """Add the waiting scores to the sums."""
+        if self.scores:
+            sums = np.asarray(self.scores, np.float64).sum(axis=0)
+            self.score_sums = sums if self.score_sums is None else self.score_sums + sums
+            self.scores = []
 
     def snapshot(self, now: float, asked: float | None = None) -> Behaviour:
         labels = self.student.card.labels if self.student else []
+        self.sum_up()
         sums = self.score_sums
         return Behaviour(
             digest=self.student.digest if self.student else "",
@@ -97,12 +108,13 @@ class _Window:
 
 
 class ModelSlot:
-    """Holds the current student. Thread-safe; only one thread may run students, the one that calls `take`."""
+    """Holds the current student. Thread-safe; students run on one thread at a time, the one that called `take` last."""
 
     def __init__(self, student: Student | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with `student`, or with none on a board that waits for its first."""
         self._clock = clock
-        self._lock = threading.Condition()
+        self._mutex = threading.Lock()
+        self._lock = threading.Condition(self._mutex)
         self._current = student
         self._pending: Student | None = None
         self._serving = False
@@ -186,11 +198,10 @@ class ModelSlot:
 
     def take(self) -> Student | None:
         """Return the student for the next frame, switching first if another waits. Called by the inference thread."""
-        with self._lock:
-            self._asked = self._clock()
-            pending = self._pending
-            if pending is None:
-                return self._current
+        self._asked = self._clock()
+        pending = self._pending
+        if pending is None:  # read without the lock: a switch that comes this moment waits for the next frame
+            return self._current
         self._switch(pending)
         with self._lock:
             if self._pending is pending:
@@ -212,16 +223,15 @@ class ModelSlot:
 
     def record(self, scores: Sequence[Scores], ms: float) -> None:
         """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound."""
-        with self._lock:
+        with self._mutex:  # the lock itself: a condition takes it by way of two more calls
             window = self._window
             window.frames += 1
             window.infer_ms.append(ms)
             window.last_inference = self._clock()
-            for one in scores:
-                window.inferences += 1
-                if window.score_sums is None:
-                    window.score_sums = np.zeros(len(one))
-                window.score_sums += one
+            window.inferences += len(scores)
+            window.scores += scores
+            if len(window.scores) > _UNSUMMED:
+                window.sum_up()
 
     def record_error(self) -> None:
         """Count an inference that raised."""

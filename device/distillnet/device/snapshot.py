@@ -6,7 +6,7 @@ import numpy as np
 
 from distillnet.device.config import Source
 from distillnet.device.opencv import cv2
-from distillnet.device.readers import Picture, SourceError, open_reader
+from distillnet.device.readers import Picture, SourceError, open_reader, read
 from distillnet.device.sound.reading import Piece
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import Frame as Pixels
@@ -30,10 +30,10 @@ def take(source: Source, *, skip: int = 0) -> Pixels:
     try:
         picture: Picture | None = None
         for _ in range(skip + 1):
-            read = reader.read()
-            if isinstance(read, Piece):
+            got = read(reader)
+            if isinstance(got, Piece):
                 raise ConfigError(f"source {source.id!r} is heard; a snapshot needs one that is seen")
-            picture = read or picture
+            picture = got or picture
     finally:
         reader.close()
     if picture is None:

@@ -11,6 +11,7 @@ from distillnet.proto.mqtt import Quantiles, SourceTelemetry
 
 STAGES = ("capture", "gate", "preprocess", "infer", "decide", "publish", "end_to_end")
 _SAMPLES = 8192
+_UNSUMMED = 1024
 
 
 @dataclass
@@ -41,11 +42,16 @@ class Totals:
 
 
 class Telemetry:
-    """Collects samples from all threads; `report` gives what came since the last report."""
+    """Collects samples from all threads; `report` gives what came since the last report.
+
+    What happens with every frame only appends to a queue, which takes no lock; whoever asks for figures sums up first.
+    """
 
     def __init__(self) -> None:
         """Start counting now."""
         self._lock = threading.Lock()
+        self._taken: deque[tuple[str, float]] = deque()
+        self._looked: deque[tuple[str, int, dict[str, float]]] = deque()
         self._samples: dict[str, deque[float]] = {stage: deque(maxlen=_SAMPLES) for stage in STAGES}
         self._counts = dict.fromkeys(STAGES, 0)
         self._reported: dict[str, tuple[int, int, int]] = {}
@@ -59,9 +65,9 @@ class Telemetry:
 
     def frame(self, source: str, capture_ms: float) -> None:
         """Count a frame taken from a source while a student was there to see it."""
-        with self._lock:
-            self._totals.sources.setdefault(source, SourceCounts()).frames += 1
-            self._add("capture", capture_ms)
+        self._taken.append((source, capture_ms))
+        if len(self._taken) > _UNSUMMED:
+            self._sum_up()
 
     def looked(self, source: str, inferences: int, stages: dict[str, float]) -> None:
         """Count a frame (or a decision on sound) that is done with.
@@ -69,15 +75,12 @@ class Telemetry:
         Args:
             source: whose it was.
             inferences: how many were made for it; none = the gate kept it from them.
-            stages: what each stage took, milliseconds.
+            stages: what each stage took, milliseconds; not changed afterwards.
 
         """
-        with self._lock:
-            self._totals.inferences += inferences
-            if not inferences:
-                self._totals.sources.setdefault(source, SourceCounts()).gated += 1
-            for name, ms in stages.items():
-                self._add(name, ms)
+        self._looked.append((source, inferences, stages))
+        if len(self._looked) > _UNSUMMED:
+            self._sum_up()
 
     def announced(self) -> None:
         """Count an event announced (`new`)."""
@@ -86,6 +89,7 @@ class Telemetry:
 
     def totals(self) -> Totals:
         """Return the counts since the start."""
+        self._sum_up()
         with self._lock:
             sources = {name: SourceCounts(counts.frames, counts.gated) for name, counts in self._totals.sources.items()}
             return Totals(sources, self._totals.inferences, self._totals.events)
@@ -102,6 +106,7 @@ class Telemetry:
             Seconds since the last report, quantiles per stage that has samples, and each source's counts.
 
         """
+        self._sum_up()
         with self._lock:
             now = time.monotonic()
             interval_s, self._since = now - self._since, now
@@ -115,6 +120,23 @@ class Telemetry:
             self._counts = dict.fromkeys(STAGES, 0)
             sources = {name: self._source(name, interval_s, *queue) for name, queue in queues.items()}
             return interval_s, stages, sources
+
+    def _sum_up(self) -> None:
+        with self._lock:
+            while self._taken:
+                source, capture_ms = self._taken.popleft()
+                self._counts_of(source).frames += 1
+                self._add("capture", capture_ms)
+            while self._looked:
+                source, inferences, stages = self._looked.popleft()
+                self._totals.inferences += inferences
+                if not inferences:
+                    self._counts_of(source).gated += 1
+                for name, ms in stages.items():
+                    self._add(name, ms)
+
+    def _counts_of(self, source: str) -> SourceCounts:
+        return self._totals.sources.setdefault(source, SourceCounts())
 
     def _add(self, name: str, ms: float) -> None:
         self._samples[name].append(ms)

@@ -21,7 +21,7 @@ _MAX_GOLDEN_BYTES = 32 << 20
 _MOST_PREPARATIONS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """What a student saw on one frame: scores of each zone, float32 (K+1,), and what that took."""
 

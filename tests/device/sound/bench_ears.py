@@ -76,7 +76,7 @@ def main() -> None:
             f'[[source]]\nid = "ears"\ngate = "off"\n{source}\n[[event]]\nname = "sound0"\n'
         )
         command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "run", str(config)]
-        figures = measure(command, given.seconds)
+        figures, _ = measure(command, given.seconds)
     if given.json:
         print(json.dumps(figures))  # noqa: T201
     else:

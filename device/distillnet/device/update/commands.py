@@ -1,21 +1,21 @@
-"""`distillnet enroll` and `distillnet model list|rollback|pin`."""
+"""`distillnet enroll` and `distillnet model list|rollback|pin`.
+
+TUF, gRPC and cryptography are imported when a command needs them: every other command would pay for them, and the
+daemon of a board that takes no updates would keep them in memory.
+"""
 
 import datetime
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from distillnet.device.config import DeviceConfig, load
-from distillnet.device.update import capabilities
-from distillnet.device.update.enroll import enroll
 from distillnet.device.update.errors import StoreError, UpdateError
-from distillnet.device.update.orders import AtRest, Order, Orders, ask_daemon
-from distillnet.device.update.service import SOUND_STORE, STORE, for_sound, open_store
 from distillnet.proto.strict import ConfigError
 
 _BUSY_S = 30.0
@@ -47,6 +47,10 @@ def _enroll(
 
     Example: distillnet enroll --server fleet.example.org:7444 --token dn1_… --config device.toml
     """
+    from distillnet.device.update import capabilities
+    from distillnet.device.update.enroll import enroll
+    from distillnet.device.update.service import STORE
+
     settings = _config(config)
     where = state_dir or (settings.device.state_dir if settings else _DEFAULT_STATE_DIR)
     text = typer.get_text_stream("stdin").readline() if token == "-" else token
@@ -93,7 +97,7 @@ def _list(
 
     Example: distillnet model list --config device.toml
     """
-    _print(_order(config, Order(verb="show"), sound), json_)
+    _print(_order(config, "show", sound), json_)
 
 
 @model.command("rollback")
@@ -107,7 +111,7 @@ def _rollback(
 
     Example: distillnet model rollback --config device.toml --reason "misses cats"
     """
-    _print(_order(config, Order(verb="rollback", reason=reason), sound), json_)
+    _print(_order(config, "rollback", sound, reason), json_)
 
 
 @model.command("pin")
@@ -121,11 +125,17 @@ def _pin(
 
     Example: distillnet model pin --config device.toml
     """
-    _print(_order(config, Order(verb="unpin" if off else "pin"), sound), json_)
+    _print(_order(config, "unpin" if off else "pin", sound), json_)
 
 
-def _order(path: Path, order: Order, sound: bool) -> dict[str, Any]:
+def _order(
+    path: Path, verb: Literal["show", "rollback", "pin", "unpin"], sound: bool, reason: str = ""
+) -> dict[str, Any]:
     """Carry out an order here, or have the running daemon do it."""
+    from distillnet.device.update.orders import AtRest, Order, Orders, ask_daemon
+    from distillnet.device.update.service import SOUND_STORE, STORE, for_sound, open_store
+
+    order = Order(verb=verb, reason=reason)
     config, name = load(path), SOUND_STORE if sound else STORE
     if sound:
         if config.sound_model is None:
