@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import paho.mqtt.client as paho
 import pytest
 
 from distillnet.device.broker import Link, Message
@@ -275,6 +276,40 @@ def test_without_a_disk_it_runs_delivers_and_says_so(
     assert len(subscriber.of("event")) == 4
     said = [payload for payload in subscriber.of("status") if payload["state"] == "degraded"]
     assert said and "cannot be written" in said[0]["reason"]
+
+
+def test_events_carry_cloudevents_attributes_where_asked(
+    broker: Any, make_config: Callable[..., DeviceConfig], video: Path, until: Callable[..., None]
+) -> None:
+    """https://github.com/cloudevents/spec, MQTT binding 1.0.2, binary mode: the payload is the contract's."""
+    heard: list[paho.MQTTMessage] = []
+    up = threading.Event()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.on_message = lambda c, u, message: heard.append(message)
+    client.on_subscribe = lambda *_: up.set()
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe(f"{BASE}event/#", qos=1)
+    client.loop_start()
+    assert up.wait(10)
+    config = make_config(
+        broker.port, {"id": "desk", "url": str(video)}, mqtt={"port": broker.port, "cloudevents": True}
+    )
+    Daemon(config).run()
+    until(lambda: len(heard) == 4, 5, "two events, new and end")
+    client.loop_stop()
+    for message in heard:
+        payload = json.loads(message.payload)
+        jsonschema.validate(payload, schemas()["event"])
+        labels = dict(message.properties.UserProperty)
+        assert message.properties.ContentType == "application/json"
+        assert labels.pop("time").endswith("Z")
+        assert labels == {
+            "specversion": "1.0",
+            "id": f"{payload['session']}-{payload['seq']}",
+            "source": "/distillnet/bench/desk",
+            "type": f"distillnet.event.v1.{payload['phase']}",
+            "subject": payload["event"],
+        }
 
 
 BROKEN = """

@@ -99,6 +99,11 @@ def test_prometheus_text_is_served_on_localhost(unused_port: int) -> None:
     exporter.stop()
     assert 'distillnet_frames_total{source="a"} 10' in lines
     assert 'distillnet_stage_milliseconds{stage="infer",quantile="0.99"} 2' in lines
+    report = a_report()
+    assert f'distillnet_model_info{{digest="{report.model_digest}"}} 1' in lines
+    assert f"distillnet_uptime_seconds {report.uptime_s:g}" in lines
+    queued = [line for line in lines if line.startswith("distillnet_queue_frames")]
+    assert len(queued) == len(report.sources) > 0
     assert exposition(None, {}) == "\n"
 
 

@@ -8,7 +8,7 @@ is queued in here, because what must not be lost is in the outbox. MQTT 5, or 3.
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from distillnet.device.cloudevents import CONTENT_TYPE
 from distillnet.device.config import MqttSection
 from distillnet.proto.strict import ConfigError
 
@@ -130,12 +131,37 @@ class Link:
         self._closed.set()
         self._thread.join(timeout_s)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False, expiry_s: int = 0) -> int | None:
-        """Hand a message to the connection; returns a token, which `on_ack` gets, or None without a connection."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        expiry_s: int = 0,
+        labels: Sequence[tuple[str, str]] = (),
+    ) -> int | None:
+        """Hand a message to the connection.
+
+        Args:
+            topic: where to.
+            payload: what.
+            qos: 0 or 1.
+            retain: whether the broker keeps it.
+            expiry_s: for so long; 0 = for ever. MQTT 5 only.
+            labels: CloudEvents attributes of a JSON payload, as user properties. MQTT 5 only.
+
+        Returns:
+            A token, which `on_ack` gets; None without a connection.
+
+        """
         properties = None
-        if expiry_s and self._five:
+        if (expiry_s or labels) and self._five:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
+            if expiry_s:
+                properties.MessageExpiryInterval = expiry_s
+            if labels:
+                properties.UserProperty, properties.ContentType = list(labels), CONTENT_TYPE
         return self._send(topic, payload, qos, retain, properties)
 
     def answer(self, request: Message, payload: bytes) -> None:

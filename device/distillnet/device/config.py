@@ -104,6 +104,9 @@ class MqttSection(Strict):
     certificate_file: Path | None = None
     key_file: Path | None = None
     keepalive_s: int = Field(default=30, ge=5, le=3600)
+    cloudevents: bool = Field(
+        default=False, description="events carry CloudEvents attributes as MQTT 5 user properties (binary mode)"
+    )
     home_assistant: bool = True
     home_assistant_prefix: str = "homeassistant"
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from distillnet.device.bell import Bell
 from distillnet.device.broker import Link
+from distillnet.device.cloudevents import attributes
 from distillnet.device.outbox import Entry, Outbox
 from distillnet.device.telemetry import Telemetry
 from distillnet.proto.mqtt import EventPayload, encode
@@ -39,6 +40,7 @@ class Courier:
         self._telemetry = telemetry
         self._clock = clock
         self._link: Link | None = None
+        self._label_as: str | None = None
         self._bell = Bell()
         self._stop = threading.Event()
         self._acks: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -49,9 +51,9 @@ class Courier:
         self._captured: OrderedDict[int, float] = OrderedDict()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
-    def use(self, link: Link) -> None:
-        """Offer over this link from now on."""
-        self._link = link
+    def use(self, link: Link, *, label_as: str | None = None) -> None:
+        """Offer over this link from now on; `label_as`: with CloudEvents attributes, under this device's name."""
+        self._link, self._label_as = link, label_as
         self._generation = 0
         self._bell.ring()
 
@@ -122,15 +124,17 @@ class Courier:
         if room <= 0 or self._offered >= self._outbox.newest:
             return
         for entry in self._outbox.peek(self._offered, room):
-            token = link.publish(entry.topic, self._payload(entry), qos=1)
+            event = self._event(entry)
+            labels = () if self._label_as is None else attributes(self._label_as, event)
+            token = link.publish(entry.topic, encode(event), qos=1, labels=labels)
             if token is None or link.generation_of(token) != self._generation:
                 return
             self._in_flight[token] = (entry, time.monotonic())
             self._offered = entry.key
             self._highest = max(self._highest, entry.key)
 
-    def _payload(self, entry: Entry) -> bytes:
+    def _event(self, entry: Entry) -> EventPayload:
         now = self._clock()
         late = entry.session != self._session or entry.key <= self._highest or now - entry.created > _LATE_S
         event = EventPayload.model_validate_json(entry.payload)
-        return encode(event.model_copy(update={"publish_ts": now, "replayed": late}))
+        return event.model_copy(update={"publish_ts": now, "replayed": late})

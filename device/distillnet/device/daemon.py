@@ -111,7 +111,7 @@ class Daemon:
         self._health = Health(self._say_state)
         self._courier = Courier(self._outbox, self._session, self._telemetry)
         self._link = self._make_link(config)
-        self._courier.use(self._link)
+        self._use_link()
         self._reporter.use(self._link, config)
         self._evidence = Evidence(config.evidence, state_dir)
         decisions = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
@@ -312,7 +312,7 @@ class Daemon:
             self._link.stop()
             link.adopt(self._link)
             self._link = link
-            self._courier.use(link)
+            self._use_link()
             link.start()
         self._reporter.use(self._link, new)
         for sense in self._pipelines:
@@ -416,6 +416,10 @@ class Daemon:
             on_ack=self._courier.acknowledged,
             on_message=self._received,
         )
+
+    def _use_link(self) -> None:
+        mqtt = self._config.mqtt
+        self._courier.use(self._link, label_as=self._config.device.name if mqtt.cloudevents else None)
 
     def _received(self, message: Message) -> None:
         """Take a message on paho's thread."""

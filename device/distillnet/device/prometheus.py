@@ -37,12 +37,19 @@ def exposition(report: TelemetryPayload | None, totals: dict[str, tuple[int, int
     ]
     add("stage_milliseconds", "gauge", quantiles)
     add("fps", "gauge", [(f'{{source="{source}"}}', counts.fps) for source, counts in report.sources.items()])
+    add(
+        "queue_frames", "gauge", [(f'{{source="{source}"}}', counts.queue) for source, counts in report.sources.items()]
+    )
+    add("model_info", "gauge", [(f'{{digest="{report.model_digest}"}}', 1.0)])
+    add("uptime_seconds", "gauge", [("", report.uptime_s)])
     add("outbox_events", "gauge", [("", float(report.outbox_events))])
     add("outbox_bytes", "gauge", [("", float(report.outbox_bytes))])
     add("resident_bytes", "gauge", [("", float(report.rss_bytes))])
     add("cpu_share", "gauge", [("", report.cpu_share)])
     if report.temperature_c is not None:
         add("temperature_celsius", "gauge", [("", report.temperature_c)])
+    if report.throttled is not None:
+        add("throttled", "gauge", [("", float(report.throttled))])
     return "\n".join(lines) + "\n"
 
 
