@@ -13,7 +13,7 @@
 
 #include "kernels.h"
 
-enum { LANES = DN_QUICK_LANES, MAX_STEPS = 256, MAX_RIGHT = 30, HOPELESS = 8 };
+enum { LANES = DN_QUICK_LANES, HALF = 8, MAX_STEPS = 256, MAX_RIGHT = 30, HOPELESS = 8 };
 
 /* Up to here a double holds t so well that it tells whole numbers from others, which are at least 2^-31 away. */
 #define MAX_EDGE 524288.0
@@ -25,16 +25,25 @@ enum { LANES = DN_QUICK_LANES, MAX_STEPS = 256, MAX_RIGHT = 30, HOPELESS = 8 };
 typedef struct {
     int from, to; /* steps, of all lanes */
     double unit[LANES], offset[LANES], inverse[LANES]; /* t = (k * unit - offset) * inverse, for k > 0 */
-    double first[LANES], last[LANES];                  /* the steps that a lane's sums can reach; last < first: none */
+    int32_t first[LANES], last[LANES];                 /* the steps that a lane's sums can reach; last < first: none */
     float scale[LANES];                                /* the candidate */
-    double least[LANES], most[LANES];                  /* bounds on its nudge */
+    float least[LANES], most[LANES];                   /* bounds on its nudge */
     float nudge[LANES];
-    float base[LANES];
     unsigned found;                                    /* a bit for every lane that is settled */
-    float edge[MAX_STEPS][LANES];
+    float middle[MAX_STEPS];                           /* of a step: half below its result */
+    float reaches[MAX_STEPS];                          /* the smallest number that rounds to its result, ties to even */
+    float edge[MAX_STEPS][LANES];                      /* NaN, which no comparison heeds, where a lane has no such step */
 } search;
 
 static int32_t clamped(int32_t v, int32_t low, int32_t high) { return v < low ? low : v > high ? high : v; }
+
+/* 2^exponent, for normal numbers */
+static double power(int exponent) {
+    uint64_t bits = (uint64_t)(1023 + exponent) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
 
 static bool prepare_lane(search *s, int i, const dn_quick_want *want, dn_quick *q) {
     int32_t m = want->multiplier[i], right = -want->shift[i];
@@ -44,21 +53,40 @@ static bool prepare_lane(search *s, int i, const dn_quick_want *want, dn_quick *
     int32_t most = clamped(dn_requantise((int32_t)want->high[i], m, -right), want->min, want->max);
     s->first[i] = least + 1;
     s->last[i] = most;
-    s->unit[i] = ldexp(1, 1 + right);
-    s->offset[i] = 1 + ldexp(1, right);
-    s->inverse[i] = m == 0 ? 0 : ldexp(1, 30) / m;
+    s->unit[i] = power(1 + right);
+    s->offset[i] = 1 + power(right);
+    s->inverse[i] = m == 0 ? 0 : power(30) / m;
     if (most > least && m != 0) {
-        double real = m * ldexp(1, -right - 31);
+        double real = m * power(-right - 31);
+        s->scale[i] = (float)real;
         q->base[i] = (int32_t)rint(want->centre / real);
         return most / real < MAX_EDGE && least / real > -MAX_EDGE;
     }
     /* one result for all sums */
     int32_t only = most - want->centre;
-    q->scale[i] = 0;
+    s->scale[i] = q->scale[i] = 0;
     q->nudge[i] = (float)(want->rectified ? only : only < 0 ? -only : only);
     q->base[i] = 0;
     s->found |= 1u << i;
     return true;
+}
+
+/* The float that is so many steps of its last bit further from zero. */
+static float further(float value, int32_t ulps) {
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits += ulps;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void prepare_steps(search *s, int32_t centre) {
+    for (int k = s->from; k <= s->to; k++) {
+        int32_t result = k - centre;
+        float middle = (float)result - 0.5f;
+        s->middle[k - s->from] = middle;
+        s->reaches[k - s->from] = result % 2 == 0 ? middle : further(middle, middle > 0 ? 1 : -1);
+    }
 }
 
 /* The edges of four lanes, less their bases; steps <= 0 where `negative`. */
@@ -75,71 +103,83 @@ INLINE void find_edges(search *s, int lane, const dn_quick *q, int from, int to,
     }
 }
 
-/* Bounds on the nudge of four lanes, by their scales. */
-INLINE void bound(search *s, int lane, const dn_quick_want *want) {
-    __m256d scale = _mm256_cvtps_pd(_mm_loadu_ps(s->scale + lane)), first = _mm256_loadu_pd(s->first + lane);
-    __m256d last = _mm256_loadu_pd(s->last + lane), least = _mm256_set1_pd(-1), most = _mm256_set1_pd(1);
+static void drop_edges_out_of_reach(search *s) {
+    for (int i = 0; i < LANES; i++)
+        for (int k = s->from; k <= s->to; k++) {
+            if (k == s->first[i] && s->first[i] <= s->last[i]) k = s->last[i] + 1;
+            if (k <= s->to) s->edge[k - s->from][i] = NAN;
+        }
+}
+
+/* Bounds on the nudges, by the scales. */
+static void bound(search *s, const dn_quick_want *want) {
+    const __m256 one = _mm256_set1_ps(1);
+    __m256 scale[2], least[2], most[2];
+    for (int h = 0; h < 2; h++) {
+        scale[h] = _mm256_loadu_ps(s->scale + h * HALF);
+        least[h] = _mm256_set1_ps(-1);
+        most[h] = one;
+    }
     for (int k = s->from; k <= s->to; k++) {
-        __m256d edge = _mm256_cvtps_pd(_mm_loadu_ps(s->edge[k - s->from] + lane)), step = _mm256_set1_pd(k);
-        __m256d middle = _mm256_set1_pd(k - want->centre - 0.5);
+        __m256 middle = _mm256_set1_ps(s->middle[k - s->from]);
         bool negative = !want->rectified && k <= 0;
-        __m256d low = negative ? _mm256_fmsub_pd(_mm256_sub_pd(edge, _mm256_set1_pd(1)), scale, middle)
-                               : _mm256_fnmadd_pd(edge, scale, middle);
-        __m256d reached = _mm256_and_pd(_mm256_cmp_pd(step, first, _CMP_GE_OQ), _mm256_cmp_pd(step, last, _CMP_LE_OQ));
-        least = _mm256_blendv_pd(least, _mm256_max_pd(least, low), reached);
-        most = _mm256_blendv_pd(most, _mm256_min_pd(most, _mm256_add_pd(low, scale)), reached);
+        for (int h = 0; h < 2; h++) {
+            __m256 edge = _mm256_loadu_ps(s->edge[k - s->from] + h * HALF);
+            __m256 low = negative ? _mm256_fmsub_ps(_mm256_sub_ps(edge, one), scale[h], middle)
+                                  : _mm256_fnmadd_ps(edge, scale[h], middle);
+            least[h] = _mm256_max_ps(low, least[h]); /* the second, when the first is NaN */
+            most[h] = _mm256_min_ps(_mm256_add_ps(low, scale[h]), most[h]);
+        }
     }
-    _mm256_storeu_pd(s->least + lane, least);
-    _mm256_storeu_pd(s->most + lane, most);
+    for (int h = 0; h < 2; h++) {
+        _mm256_storeu_ps(s->least + h * HALF, least[h]);
+        _mm256_storeu_ps(s->most + h * HALF, most[h]);
+    }
 }
 
-/* Which of eight lanes have every edge in its place, with their scales and nudges. */
-INLINE unsigned hold(const search *s, int lane, const dn_quick_want *want) {
-    __m256 scale = _mm256_loadu_ps(s->scale + lane), plus = _mm256_loadu_ps(s->nudge + lane);
-    __m256 first = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(s->first + lane + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(s->first + lane)));
-    __m256 last = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(s->last + lane + 4)), _mm256_cvtpd_ps(_mm256_loadu_pd(s->last + lane)));
-    __m256 minus = want->rectified ? plus : _mm256_sub_ps(_mm256_setzero_ps(), plus), wrong = _mm256_setzero_ps();
+/* Which lanes have every edge in its place, with their scales and nudges. */
+static unsigned hold(const search *s, const dn_quick_want *want) {
+    const __m256 one = _mm256_set1_ps(1), sign = _mm256_set1_ps(want->rectified ? 0.0f : -0.0f);
+    __m256 scale[2], nudge[2], wrong[2];
+    for (int h = 0; h < 2; h++) {
+        scale[h] = _mm256_loadu_ps(s->scale + h * HALF);
+        nudge[h] = _mm256_loadu_ps(s->nudge + h * HALF);
+        wrong[h] = _mm256_setzero_ps();
+    }
     for (int k = s->from; k <= s->to; k++) {
-        __m256 edge = _mm256_loadu_ps(s->edge[k - s->from] + lane), step = _mm256_set1_ps((float)k);
-        __m256 result = _mm256_set1_ps((float)(k - want->centre)), before = _mm256_sub_ps(edge, _mm256_set1_ps(1));
-        __m256 nudge = want->rectified ? plus : _mm256_blendv_ps(plus, minus, edge); /* by its sign */
-        __m256 nudge_before = want->rectified ? plus : _mm256_blendv_ps(plus, minus, before);
-        __m256 at = _mm256_round_ps(_mm256_fmadd_ps(edge, scale, nudge), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        __m256 below = _mm256_round_ps(_mm256_fmadd_ps(before, scale, nudge_before), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        __m256 bad = _mm256_or_ps(_mm256_cmp_ps(at, result, _CMP_LT_OQ), _mm256_cmp_ps(below, result, _CMP_GE_OQ));
-        __m256 reached = _mm256_and_ps(_mm256_cmp_ps(step, first, _CMP_GE_OQ), _mm256_cmp_ps(step, last, _CMP_LE_OQ));
-        wrong = _mm256_or_ps(wrong, _mm256_and_ps(bad, reached));
+        __m256 reaches = _mm256_set1_ps(s->reaches[k - s->from]);
+        for (int h = 0; h < 2; h++) {
+            __m256 edge = _mm256_loadu_ps(s->edge[k - s->from] + h * HALF), before = _mm256_sub_ps(edge, one);
+            __m256 at = _mm256_fmadd_ps(edge, scale[h], _mm256_or_ps(nudge[h], _mm256_and_ps(edge, sign)));
+            __m256 below = _mm256_fmadd_ps(before, scale[h], _mm256_or_ps(nudge[h], _mm256_and_ps(before, sign)));
+            wrong[h] = _mm256_or_ps(wrong[h], _mm256_or_ps(_mm256_cmp_ps(at, reaches, _CMP_LT_OQ),
+                                                           _mm256_cmp_ps(below, reaches, _CMP_GE_OQ)));
+        }
     }
-    return (unsigned)~_mm256_movemask_ps(wrong) & 0xff;
-}
-
-static void choose_scales(search *s, const dn_quick_want *want, int32_t ulps) {
-    for (int i = 0; i < LANES; i++) {
-        float real = (float)ldexp(want->multiplier[i], want->shift[i] - 31);
-        int32_t bits;
-        memcpy(&bits, &real, sizeof bits);
-        bits += ulps;
-        memcpy(&s->scale[i], &bits, sizeof bits);
-    }
-    for (int i = 0; i < LANES; i += 4) bound(s, i, want);
+    return (unsigned)~(_mm256_movemask_ps(wrong[0]) | _mm256_movemask_ps(wrong[1]) << HALF);
 }
 
 /* Settles the lanes whose staircase is right with the nudge that far between its bounds. */
-static void attempt(search *s, const dn_quick_want *want, double between, dn_quick *q) {
-    unsigned right = 0;
-    for (int i = 0; i < LANES; i++) s->nudge[i] = (float)(s->least[i] + between * (s->most[i] - s->least[i]));
-    for (int i = 0; i < LANES; i += 8) right |= hold(s, i, want) << i;
-    right &= ~s->found;
+static void attempt(search *s, const dn_quick_want *want, float between, dn_quick *q) {
+    unsigned possible = 0;
     for (int i = 0; i < LANES; i++) {
-        if ((right >> i & 1) == 0 || !(want->rectified || s->nudge[i] >= 0)) continue;
+        s->nudge[i] = s->least[i] + between * (s->most[i] - s->least[i]);
+        if (s->least[i] <= s->most[i] && (want->rectified || s->nudge[i] >= 0)) possible |= 1u << i;
+    }
+    possible &= ~s->found;
+    if (possible == 0) return;
+    possible &= hold(s, want);
+    for (int i = 0; i < LANES; i++) {
+        if ((possible >> i & 1) == 0) continue;
         q->scale[i] = s->scale[i];
         q->nudge[i] = s->nudge[i];
-        s->found |= 1u << i;
     }
+    s->found |= possible;
 }
 
 void dn_quick_find(dn_quick *q, const dn_quick_want *want) {
-    static const double betweens[] = {0.5, 0.25, 0.75};
+    static const float betweens[] = {0.5f, 0.25f, 0.75f};
+    static const int32_t ulps[] = {0, 1, -2, 3, -4, 5, -6}; /* to what was last tried: 0, 1, -1, 2, … */
     const unsigned all = (1u << LANES) - 1;
     search s;
     q->usable = 0;
@@ -150,12 +190,15 @@ void dn_quick_find(dn_quick *q, const dn_quick_want *want) {
     if (want->rectified && want->min < 0) return;
     for (int i = 0; i < LANES; i++)
         if (!prepare_lane(&s, i, want, q)) return;
+    prepare_steps(&s, want->centre);
     for (int i = 0; i < LANES; i += 4) {
         find_edges(&s, i, q, s.from, s.to < 0 ? s.to : 0, true);
         find_edges(&s, i, q, s.from > 1 ? s.from : 1, s.to, false);
     }
-    for (int32_t i = 0; s.found != all && i < 7; i++) {
-        choose_scales(&s, want, i % 2 ? (i + 1) / 2 : -i / 2);
+    drop_edges_out_of_reach(&s);
+    for (size_t i = 0; s.found != all && i < sizeof ulps / sizeof *ulps; i++) {
+        for (int lane = 0; lane < LANES; lane++) s.scale[lane] = further(s.scale[lane], ulps[i]);
+        bound(&s, want);
         for (size_t b = 0; s.found != all && b < sizeof betweens / sizeof *betweens; b++) attempt(&s, want, betweens[b], q);
         if (i == 1 && __builtin_popcount(s.found) < HOPELESS) return;
     }

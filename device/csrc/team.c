@@ -1,5 +1,6 @@
-/* A team of threads that run one piece of work in parts and meet at its end. Members spin a little before they sleep:
- * layers are short. The caller is part 0. */
+/* A team of threads that run one piece of work in parts and meet at its end. Whoever is free claims the next part, the
+ * caller too: a member that sleeps, or that has lost its processor, holds nobody up. Members spin a little before they
+ * sleep: layers are short. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <sched.h>
@@ -10,24 +11,21 @@
 
 #define SPINS 20000
 #define PATIENCE 1000000 /* yielding too early hands the processor to strangers */
+#define PART_BITS 8      /* of a ticket; 64 parts at most */
 
 struct dn_team {
     int threads;
     pthread_t *thread;
     pthread_mutex_t lock;
     pthread_cond_t work_there;
-    atomic_uint round; /* counts pieces of work */
-    atomic_int busy;   /* members that have not finished this one */
+    atomic_uint_fast64_t ticket; /* which piece of work << PART_BITS | how many parts of it are claimed */
+    atomic_int done;             /* parts that members have finished */
+    atomic_int asleep;
     atomic_bool stop;
     dn_team_work work;
     void *arg;
     int started;
 };
-
-typedef struct {
-    dn_team *team;
-    int part;
-} member;
 
 static inline void pause_a_little(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -37,23 +35,44 @@ static inline void pause_a_little(void) {
 #endif
 }
 
+static uint64_t piece_of(uint64_t ticket) { return ticket >> PART_BITS; }
+
+/* A part of this piece of work that nobody has, now the caller's; -1: none. */
+static int claim(dn_team *team, uint64_t piece) {
+    uint_fast64_t ticket = atomic_load_explicit(&team->ticket, memory_order_acquire);
+    while (piece_of(ticket) == piece) {
+        int part = (int)(ticket & ((1 << PART_BITS) - 1));
+        if (part >= team->threads) return -1;
+        if (atomic_compare_exchange_weak_explicit(&team->ticket, &ticket, ticket + 1, memory_order_acquire, memory_order_acquire))
+            return part;
+    }
+    return -1;
+}
+
+static uint64_t next_piece(dn_team *team, uint64_t seen) {
+    uint64_t piece = seen;
+    for (int i = 0; i < SPINS && piece == seen; i++) {
+        pause_a_little();
+        piece = piece_of(atomic_load_explicit(&team->ticket, memory_order_acquire));
+    }
+    if (piece != seen) return piece;
+    pthread_mutex_lock(&team->lock);
+    atomic_fetch_add(&team->asleep, 1);
+    while ((piece = piece_of(atomic_load(&team->ticket))) == seen) pthread_cond_wait(&team->work_there, &team->lock);
+    atomic_fetch_sub(&team->asleep, 1);
+    pthread_mutex_unlock(&team->lock);
+    return piece;
+}
+
 static void *serve(void *arg) {
-    member self = *(member *)arg;
-    free(arg);
-    dn_team *team = self.team;
-    unsigned seen = 0;
-    for (;;) {
-        for (int i = 0; i < SPINS && atomic_load_explicit(&team->round, memory_order_acquire) == seen; i++)
-            pause_a_little();
-        if (atomic_load_explicit(&team->round, memory_order_acquire) == seen) {
-            pthread_mutex_lock(&team->lock);
-            while (atomic_load(&team->round) == seen) pthread_cond_wait(&team->work_there, &team->lock);
-            pthread_mutex_unlock(&team->lock);
-        }
-        seen = atomic_load_explicit(&team->round, memory_order_acquire);
+    dn_team *team = arg;
+    for (uint64_t piece = 0;;) {
+        piece = next_piece(team, piece);
         if (atomic_load(&team->stop)) return NULL;
-        team->work(team->arg, self.part, team->threads);
-        atomic_fetch_sub_explicit(&team->busy, 1, memory_order_release);
+        for (int part; (part = claim(team, piece)) >= 0;) {
+            team->work(team->arg, part, team->threads);
+            atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+        }
     }
 }
 
@@ -64,33 +83,30 @@ dn_team *dn_team_new(int threads) {
     team->thread = calloc((size_t)threads, sizeof *team->thread);
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->work_there, NULL);
-    for (int part = 1; team->thread != NULL && part < threads; part++) {
-        member *self = malloc(sizeof *self);
-        if (self == NULL) break;
-        *self = (member){team, part};
-        if (pthread_create(&team->thread[part], NULL, serve, self) != 0) {
-            free(self);
-            break;
-        }
+    while (team->thread != NULL && team->started < threads - 1 &&
+           pthread_create(&team->thread[team->started], NULL, serve, team) == 0)
         team->started++;
-    }
     if (team->started == threads - 1) return team;
     dn_team_free(team);
     return NULL;
 }
 
-static void announce(dn_team *team) {
+/* The next piece of work, `claimed` parts of it the caller's; returns its number. */
+static uint64_t announce(dn_team *team, unsigned claimed) {
+    uint64_t piece = piece_of(atomic_load_explicit(&team->ticket, memory_order_relaxed)) + 1;
+    atomic_store(&team->ticket, piece << PART_BITS | claimed);
+    if (atomic_load(&team->asleep) == 0) return piece; /* whoever falls asleep from now on sees the ticket first */
     pthread_mutex_lock(&team->lock);
-    atomic_fetch_add_explicit(&team->round, 1, memory_order_release);
     pthread_cond_broadcast(&team->work_there);
     pthread_mutex_unlock(&team->lock);
+    return piece;
 }
 
 void dn_team_free(dn_team *team) {
     if (team == NULL) return;
     atomic_store(&team->stop, true);
-    announce(team);
-    for (int part = 1; part <= team->started; part++) pthread_join(team->thread[part], NULL);
+    announce(team, 0);
+    for (int i = 0; i < team->started; i++) pthread_join(team->thread[i], NULL);
     pthread_cond_destroy(&team->work_there);
     pthread_mutex_destroy(&team->lock);
     free(team->thread);
@@ -100,10 +116,11 @@ void dn_team_free(dn_team *team) {
 void dn_team_run(dn_team *team, dn_team_work work, void *arg) {
     team->work = work;
     team->arg = arg;
-    atomic_store_explicit(&team->busy, team->threads - 1, memory_order_relaxed);
-    announce(team);
-    work(arg, 0, team->threads);
-    for (int i = 0; atomic_load_explicit(&team->busy, memory_order_acquire) != 0; i++) {
+    atomic_store_explicit(&team->done, 0, memory_order_relaxed);
+    uint64_t piece = announce(team, 1);
+    int others = team->threads;
+    for (int part = 0; part >= 0; part = claim(team, piece), others--) work(arg, part, team->threads);
+    for (int i = 0; atomic_load_explicit(&team->done, memory_order_acquire) != others; i++) {
         if (i < PATIENCE) pause_a_little();
         else sched_yield(); /* a member waits for a processor: perhaps for this one */
     }

@@ -8,9 +8,13 @@ sanitizers=${2:-address,undefined}
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 build=$root/build/fuzz
+clang=$(command -v clang || compgen -c clang- | grep -E '^clang-[0-9]+$' | sort -V | tail -1) || {
+  echo "no clang: apt-get install clang-14"
+  exit 1
+}
 mkdir -p "$build/corpus" "$build/findings"
 export PATH=$root/.venv/bin:$PATH
-cmake -S "$root" -B "$build/$sanitizers" -G Ninja -DCMAKE_C_COMPILER=clang -DDN_FUZZ="$sanitizers" >/dev/null
+cmake -S "$root" -B "$build/$sanitizers" -G Ninja -DCMAKE_C_COMPILER="$clang" -DDN_FUZZ="$sanitizers" >/dev/null
 cmake --build "$build/$sanitizers" --target fuzz_model
 cd "$build"
 exec "./$sanitizers/device/csrc/fuzz_model" -max_total_time=$((minutes * 60)) -max_len=65536 -timeout=120 \
