@@ -2,7 +2,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -17,6 +19,11 @@ typedef struct {
 
 #if defined(__x86_64__)
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+static bool has_avxvnni(void) {
+    unsigned eax, ebx, ecx, edx;
+    return has_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4) != 0;
+}
 
 static bool has_avx512vnni(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -33,6 +40,7 @@ static bool anywhere(void) { return true; }
 static const choice choices[] = {
 #if defined(__x86_64__)
     {&dn_kernels_avx512vnni, has_avx512vnni},
+    {&dn_kernels_avxvnni, has_avxvnni},
     {&dn_kernels_avx2, has_avx2},
 #elif defined(__aarch64__)
     {&dn_kernels_neondot, has_dot_products},

@@ -100,8 +100,10 @@ typedef struct {
     int (*takes)(const dn_depthwise *d, int32_t stride_h, int32_t dil_h);
     size_t (*bytes)(const dn_depthwise *d);
     void (*pack)(const dn_depthwise *d, const int8_t *w, int8_t *packed); /* w: int8 [k_h][k_w][channels] */
-    /* Output rows [from, to); out: where the first of them goes. */
-    void (*run)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, dn_act *out);
+    /* Output rows [from, to), channels [first, last), `first` a multiple of DN_CHANNEL_BLOCK, and `last` too or all;
+     * out: where the first row goes. */
+    void (*run)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, size_t first, size_t last,
+                dn_act *out);
 } dn_window_kernels;
 
 /* q = requant(multiplier_out, requant(m1, (a - z1) << 20) ± requant(m2, (b - z2) << 20)), TFLite's ADD and SUB. */
@@ -149,7 +151,7 @@ typedef struct {
 
 extern const dn_kernels dn_kernels_scalar;
 #if defined(__x86_64__)
-extern const dn_kernels dn_kernels_avx2, dn_kernels_avx512vnni;
+extern const dn_kernels dn_kernels_avx2, dn_kernels_avxvnni, dn_kernels_avx512vnni;
 #elif defined(__aarch64__)
 extern const dn_kernels dn_kernels_neon, dn_kernels_neondot;
 #endif

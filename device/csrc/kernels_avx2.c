@@ -1,155 +1,84 @@
-/* AVX2: products of 16 bits, pairs of them summed in 32, exactly. */
-#include <immintrin.h>
-#include <stdbool.h>
-#include <string.h>
-
-#include "kernels.h"
-
-enum { LANES = 8, PAIR = 2, TALL = 4, WIDE = 3, MAX_K = 4096 };
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-INLINE __m256i load(const void *p) { return _mm256_loadu_si256(p); }
-
-/* ---- requantisation ---- */
-
-typedef struct {
-    __m256i multiplier, multiplier_odd, round, round_odd, away, right;
-} scale;
-
-INLINE scale scale_at(const dn_requant *r, size_t c) {
-    __m256i multiplier = load(r->multiplier + c), right = _mm256_sub_epi32(_mm256_setzero_si256(), load(r->shift + c));
-    __m256i half = _mm256_set1_epi64x(1LL << 30), first = r->once ? _mm256_setzero_si256() : half;
-    __m256i even = _mm256_and_si256(right, _mm256_set1_epi64x(0xffffffff)), odd = _mm256_srli_epi64(right, 32);
-    return (scale){multiplier, _mm256_srli_epi64(multiplier, 32), _mm256_add_epi64(first, _mm256_sllv_epi64(half, even)),
-                   _mm256_add_epi64(first, _mm256_sllv_epi64(half, odd)), _mm256_set1_epi64x(r->once ? 0 : 1LL << 31),
-                   _mm256_sub_epi32(right, _mm256_set1_epi32(1))};
-}
-
-INLINE __m256i rounded(__m256i product, __m256i round, __m256i away) {
-    __m256i negative = _mm256_cmpgt_epi64(_mm256_setzero_si256(), product);
-    return _mm256_sub_epi64(_mm256_add_epi64(product, round), _mm256_and_si256(negative, away));
-}
-
-INLINE __m256i high_halves(__m256i even, __m256i odd) {
-    return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-}
-
-/* See dn_requant; the shift by 32 is the choice of the high halves. */
-INLINE __m256i requantise(__m256i sum, const scale *s) {
-    __m256i even = rounded(_mm256_mul_epi32(sum, s->multiplier), s->round, s->away);
-    __m256i odd = rounded(_mm256_mul_epi32(_mm256_srli_epi64(sum, 32), s->multiplier_odd), s->round_odd, s->away);
-    return _mm256_srav_epi32(high_halves(even, odd), s->right);
-}
-
-/* See dn_quick. */
-typedef struct {
-    __m256 scale, nudge;
-} quick;
-
-typedef enum { EXACT, RECTIFIED, SIGNED } mode;
-
-INLINE mode mode_at(const dn_requant *r, size_t c) {
-    if (r->quick == NULL || !r->quick[c / DN_QUICK_LANES].usable) return EXACT;
-    return r->rectified ? RECTIFIED : SIGNED;
-}
-
-INLINE quick quick_at(const dn_requant *r, size_t c) {
-    const dn_quick *q = &r->quick[c / DN_QUICK_LANES];
-    return (quick){_mm256_loadu_ps(q->scale + c % DN_QUICK_LANES), _mm256_loadu_ps(q->nudge + c % DN_QUICK_LANES)};
-}
-
-INLINE __m256i requantise_rectified(__m256i sum, const quick *q) {
-    return _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), q->scale, q->nudge));
-}
-
-INLINE __m256i requantise_signed(__m256i sum, const quick *q) {
-    __m256 sign = _mm256_and_ps(_mm256_castsi256_ps(sum), _mm256_set1_ps(-0.0f));
-    return _mm256_cvtps_epi32(_mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), q->scale, _mm256_or_ps(q->nudge, sign)));
-}
-
-/* All that eight channels want. */
-typedef struct {
-    mode how;
-    scale exact;
-    quick quick;
-    __m256i centre;
-} way;
-
-INLINE way way_at(const dn_requant *r, size_t c) {
-    way w = {.how = mode_at(r, c)};
-    if (w.how == EXACT) {
-        w.exact = scale_at(r, c);
-        w.centre = _mm256_set1_epi32(r->centre);
-    } else {
-        w.quick = quick_at(r, c);
-    }
-    return w;
-}
-
-/* Less the layer's centre. */
-INLINE void requantise_all(__m256i *sum, const int count, const int step, const way *w) {
-    if (w->how == RECTIFIED) {
-        UNROLL
-        for (int i = 0; i < count; i++) sum[i * step] = requantise_rectified(sum[i * step], &w->quick);
-    } else if (w->how == SIGNED) {
-        UNROLL
-        for (int i = 0; i < count; i++) sum[i * step] = requantise_signed(sum[i * step], &w->quick);
-    } else {
-        UNROLL
-        for (int i = 0; i < count; i++) sum[i * step] = _mm256_sub_epi32(requantise(sum[i * step], &w->exact), w->centre);
-    }
-}
-
-/* `plain`: no limits but those of a byte, and half of its range to add. */
-typedef struct {
-    __m256i zero, min, max;
-    bool plain;
-} finish;
-
-INLINE finish finish_of(int32_t zero, int32_t min, int32_t max) {
-    return (finish){_mm256_set1_epi16((short)zero), _mm256_set1_epi8((char)min), _mm256_set1_epi8((char)max),
-                    zero == 128 && min == 0 && max == 255};
-}
-
-INLINE finish finish_at(const dn_requant *r) { return finish_of(r->zero_point + r->centre, r->min, r->max); }
-
-/* 32 requantised values to 32 bytes, in order. */
-INLINE __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d, const finish *f) {
-    __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d), bytes;
-    if (f->plain) {
-        bytes = _mm256_xor_si256(_mm256_packs_epi16(low, high), _mm256_set1_epi8((char)0x80));
-    } else {
-        bytes = _mm256_packus_epi16(_mm256_adds_epi16(low, f->zero), _mm256_adds_epi16(high, f->zero));
-        bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, f->min), f->max);
-    }
-    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
-/* The first `count` bytes, up to 24. */
-INLINE void store(dn_act *out, __m256i row, size_t count) {
-    __m128i low = _mm256_castsi256_si128(row), high = _mm256_extracti128_si256(row, 1);
-    if (count >= 24) {
-        _mm_storeu_si128((__m128i *)(void *)out, low);
-        _mm_storel_epi64((__m128i *)(void *)(out + 16), high);
-    } else if (count == 16) {
-        _mm_storeu_si128((__m128i *)(void *)out, low);
-    } else if (count == 8) {
-        _mm_storel_epi64((__m128i *)(void *)out, low);
-    } else {
-        uint8_t bytes[32];
-        _mm256_storeu_si256((__m256i *)(void *)bytes, row);
-        memcpy(out, bytes, count);
-    }
-}
+/* AVX2: products of 16 bits, pairs of them summed in 32, exactly. Compiled once more for AVX-VNNI, whose instructions sum
+ * those products, and four of 8 bits, in one step. */
+#include "kernels_avx2.h"
 
 /* ---- matrix product ---- */
+
+enum { TALL = 4, WIDE = 3 }; /* a tile: rows, and vectors of columns */
+
+#ifdef __AVXVNNI__
+
+enum { GROUP = 4, MAX_K = INT32_MAX };
+
+/* In the instruction's own words: GCC 12 moves the sums of its intrinsics about. */
+INLINE __m256i add_pairs(__m256i sum, __m256i x, __m256i w) {
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(x), "xm"(w));
+    return sum;
+}
+
+INLINE __m256i dot(__m256i sum, __m256i x, __m256i w) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "xm"(w));
+    return sum;
+}
+
+typedef struct {
+    const dn_act *a;
+    size_t lda;
+} rows_of_tile;
+
+INLINE void take_rows(const int M, const dn_gemm *g, const dn_act *a, size_t lda, rows_of_tile *rows) {
+    (void)M;
+    (void)g;
+    *rows = (rows_of_tile){a, lda};
+}
+
+/* sum += the products of M rows and V vectors of columns, whose weights begin at w, `block` bytes apart. */
+INLINE void multiply(const int M, const int V, const dn_gemm *g, const rows_of_tile *rows, const int8_t *w, size_t block,
+                     __m256i sum[TALL][WIDE]) {
+    size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, segments = block / (groups * GROUP * LANES);
+    const dn_act *a = rows->a;
+    for (; segments > 0; segments--, a += g->next_segment)
+        for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {
+            __m256i weights[WIDE];
+            UNROLL
+            for (int v = 0; v < V; v++) weights[v] = load(w + (size_t)v * block);
+            UNROLL
+            for (int m = 0; m < M; m++) {
+                int32_t four;
+                memcpy(&four, a + (size_t)m * rows->lda + k * GROUP, sizeof four);
+                __m256i x = _mm256_set1_epi32(four);
+                UNROLL
+                for (int v = 0; v < V; v++) sum[m][v] = dot(sum[m][v], x, weights[v]);
+            }
+        }
+}
+
+#else
+
+enum { GROUP = 2, MAX_K = 4096 };
+
+INLINE __m256i add_pairs(__m256i sum, __m256i x, __m256i w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
+
+/* The rows in 16 bits, when they are of MAX_K values or fewer. */
+typedef struct {
+    const dn_act *a;
+    size_t lda;
+    uint16_t wide[TALL][MAX_K + GROUP];
+} rows_of_tile;
 
 /* k bytes → uint16, an odd k rounded up with zero. */
 INLINE void widen(const dn_act *a, size_t k, uint16_t *to) {
     for (size_t i = 0; i < k; i++) to[i] = a[i];
     to[k] = 0;
+}
+
+INLINE void take_rows(const int M, const dn_gemm *g, const dn_act *a, size_t lda, rows_of_tile *rows) {
+    size_t k = (size_t)g->k, each = (k + GROUP - 1) / GROUP * GROUP, segments = g->segments > 1 ? (size_t)g->segments : 1;
+    rows->a = a;
+    rows->lda = lda;
+    if (segments * each > MAX_K) return;
+    for (int m = 0; m < M; m++)
+        for (size_t s = 0; s < segments; s++) widen(a + (size_t)m * lda + s * g->next_segment, k, rows->wide[m] + s * each);
 }
 
 INLINE __m256i two_values(const uint16_t *a) {
@@ -158,24 +87,24 @@ INLINE __m256i two_values(const uint16_t *a) {
     return _mm256_set1_epi32(two);
 }
 
-/* M rows, V vectors of 8 columns; adds the products of `pairs` pairs, whose weights begin at w, to sum. */
-INLINE void multiply(const int M, const int V, const uint16_t a[][MAX_K + PAIR], const int8_t *w, size_t block, size_t pairs,
-                     __m256i sum[TALL][WIDE]) {
+/* Of `pairs` pairs that are wide already. */
+INLINE void multiply_pairs(const int M, const int V, const rows_of_tile *rows, const int8_t *w, size_t block, size_t pairs,
+                           __m256i sum[TALL][WIDE]) {
     __m256i s[TALL][WIDE];
     UNROLL
     for (int m = 0; m < M; m++)
         UNROLL
         for (int v = 0; v < V; v++) s[m][v] = sum[m][v];
-    for (size_t k = 0; k < pairs; k++, w += LANES * PAIR) {
+    for (size_t k = 0; k < pairs; k++, w += LANES * GROUP) {
         __m256i weights[WIDE];
         UNROLL
         for (int v = 0; v < V; v++)
             weights[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + (size_t)v * block)));
         UNROLL
         for (int m = 0; m < M; m++) {
-            __m256i x = two_values(&a[m][PAIR * k]);
+            __m256i x = two_values(&rows->wide[m][GROUP * k]);
             UNROLL
-            for (int v = 0; v < V; v++) s[m][v] = _mm256_add_epi32(s[m][v], _mm256_madd_epi16(x, weights[v]));
+            for (int v = 0; v < V; v++) s[m][v] = add_pairs(s[m][v], x, weights[v]);
         }
     }
     UNROLL
@@ -184,26 +113,32 @@ INLINE void multiply(const int M, const int V, const uint16_t a[][MAX_K + PAIR],
         for (int v = 0; v < V; v++) sum[m][v] = s[m][v];
 }
 
-/* `wide` holds the rows already when the pairs of all segments are at most MAX_K. */
-INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, const dn_act *a, size_t lda, size_t pairs,
-                 uint16_t wide[][MAX_K + PAIR], dn_act *out, size_t ldo, const finish *f) {
+/* sum += the products of M rows and V vectors of columns, whose weights begin at w, `block` bytes apart. */
+INLINE void multiply(const int M, const int V, const dn_gemm *g, rows_of_tile *rows, const int8_t *w, size_t block,
+                     __m256i sum[TALL][WIDE]) {
+    size_t all = block / LANES;
+    for (size_t from = 0; from < all; from += MAX_K) {
+        size_t part = all - from < MAX_K ? all - from : MAX_K;
+        if (all > MAX_K) /* one segment, see dn_kernels.windows */
+            for (int m = 0; m < M; m++) {
+                size_t k = (size_t)g->k - from < MAX_K ? (size_t)g->k - from : MAX_K;
+                widen(rows->a + (size_t)m * rows->lda + from, k, rows->wide[m]);
+            }
+        multiply_pairs(M, V, rows, w + from * LANES, block, part / GROUP, sum);
+    }
+}
+
+#endif
+
+INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, rows_of_tile *rows, size_t block, dn_act *out,
+                 size_t ldo, const finish *f) {
     const dn_requant *r = &g->requant;
-    size_t block = pairs * LANES * PAIR;
-    const int8_t *w = g->packed + column / LANES * block;
     __m256i sum[TALL][WIDE];
     UNROLL
     for (int m = 0; m < M; m++)
         UNROLL
         for (int v = 0; v < V; v++) sum[m][v] = load(r->bias + column + (size_t)v * LANES);
-    for (size_t from = 0; from < pairs * PAIR; from += MAX_K) {
-        size_t part = pairs * PAIR - from < MAX_K ? pairs * PAIR - from : MAX_K;
-        if (pairs * PAIR > MAX_K) /* one segment, see dn_kernels.windows */
-            for (int m = 0; m < M; m++) {
-                size_t k = (size_t)g->k - from < MAX_K ? (size_t)g->k - from : MAX_K;
-                widen(a + (size_t)m * lda + from, k, wide[m]);
-            }
-        multiply(M, V, (const uint16_t(*)[MAX_K + PAIR])wide, w + from * LANES, block, part / PAIR, sum);
-    }
+    multiply(M, V, g, rows, g->packed + column / LANES * block, block, sum);
     UNROLL
     for (int v = 0; v < V; v++) {
         way how = way_at(r, column + (size_t)v * LANES);
@@ -217,30 +152,27 @@ INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, cons
               narrow(sum[m][0], V > 1 ? sum[m][1] : none, V > 2 ? sum[m][2] : none, none, f), width);
 }
 
-INLINE void row_tile(const int M, const dn_gemm *g, const dn_act *a, size_t lda, uint16_t wide[][MAX_K + PAIR], dn_act *out,
-                     size_t ldo, const finish *f) {
-    size_t k = (size_t)g->k, each = (k + PAIR - 1) / PAIR * PAIR, segments = g->segments > 1 ? (size_t)g->segments : 1;
-    size_t pairs = segments * each / PAIR;
-    if (segments * each <= MAX_K)
-        for (int m = 0; m < M; m++)
-            for (size_t s = 0; s < segments; s++)
-                widen(a + (size_t)m * lda + s * g->next_segment, k, wide[m] + s * each);
+INLINE void row_tile(const int M, const dn_gemm *g, const dn_act *a, size_t lda, rows_of_tile *rows, dn_act *out, size_t ldo,
+                     const finish *f) {
+    size_t segments = g->segments > 1 ? (size_t)g->segments : 1;
+    size_t block = segments * (((size_t)g->k + GROUP - 1) / GROUP) * GROUP * LANES;
     int vectors = (g->n + LANES - 1) / LANES, at = 0;
-    for (; at + WIDE <= vectors; at += WIDE) tile(M, 3, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
-    if (vectors - at == 2) tile(M, 2, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
-    if (vectors - at == 1) tile(M, 1, g, (size_t)at * LANES, a, lda, pairs, wide, out, ldo, f);
+    take_rows(M, g, a, lda, rows);
+    for (; at + WIDE <= vectors; at += WIDE) tile(M, 3, g, (size_t)at * LANES, rows, block, out, ldo, f);
+    if (vectors - at == 2) tile(M, 2, g, (size_t)at * LANES, rows, block, out, ldo, f);
+    if (vectors - at == 1) tile(M, 1, g, (size_t)at * LANES, rows, block, out, ldo, f);
 }
 
-static void dn_u8_gemm__avx2(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo) {
-    uint16_t wide[TALL][MAX_K + PAIR];
+static void dn_u8_gemm(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo) {
+    rows_of_tile these;
     finish f = finish_at(&g->requant);
     int row = 0;
     for (; row + TALL <= rows; row += TALL)
-        row_tile(TALL, g, a + (size_t)row * lda, lda, wide, out + (size_t)row * ldo, ldo, &f);
+        row_tile(TALL, g, a + (size_t)row * lda, lda, &these, out + (size_t)row * ldo, ldo, &f);
     if (row < rows && rows >= TALL) /* the last rows, some of them twice */
-        row_tile(TALL, g, a + (size_t)(rows - TALL) * lda, lda, wide, out + (size_t)(rows - TALL) * ldo, ldo, &f);
+        row_tile(TALL, g, a + (size_t)(rows - TALL) * lda, lda, &these, out + (size_t)(rows - TALL) * ldo, ldo, &f);
     else
-        for (; row < rows; row++) row_tile(1, g, a + (size_t)row * lda, lda, wide, out + (size_t)row * ldo, ldo, &f);
+        for (; row < rows; row++) row_tile(1, g, a + (size_t)row * lda, lda, &these, out + (size_t)row * ldo, ldo, &f);
 }
 
 /* ---- depthwise: packed int16 [channels / 16][ceil(taps / 2)][16][2] ---- */
@@ -282,8 +214,8 @@ INLINE void depthwise_pixels(const int P, const dn_depthwise *d, const dn_act *c
         for (int p = 0; p < P; p++) {
             __m128i x = bytes16(taps[2 * t] + at + (size_t)p * pixel), y = bytes16(taps[2 * t + 1] + at + (size_t)p * pixel);
             __m256i first = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(x, y)), second = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(x, y));
-            low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(first, w_low));
-            high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(second, w_high));
+            low[p] = add_pairs(low[p], first, w_low);
+            high[p] = add_pairs(high[p], second, w_high);
         }
     }
     const __m256i none = _mm256_setzero_si256();
@@ -296,7 +228,7 @@ INLINE void depthwise_pixels(const int P, const dn_depthwise *d, const dn_act *c
     }
 }
 
-static void dn_u8_depthwise__avx2(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
+static void dn_u8_depthwise(const dn_depthwise *d, const dn_act *const *rows, int pixels, dn_act *out) {
     const dn_act *taps[DN_MAX_TAPS + 1];
     int count = d->k_h * d->k_w;
     size_t channels = (size_t)d->channels, tap = (size_t)d->dil_w * channels;
@@ -368,8 +300,8 @@ INLINE void window_pixels(const int K, const int STRIDE, const int P, const int8
             UNROLL
             for (int p = 0; p < P; p++) {
                 const uint16_t *x = tile + (size_t)((p * STRIDE + kx) * PAIRS + pair) * PAIR_OF_ROWS;
-                sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(load(x), low));
-                sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(load(x + BLOCK), high));
+                sum[p][0] = add_pairs(sum[p][0], load(x), low);
+                sum[p][1] = add_pairs(sum[p][1], load(x + BLOCK), high);
             }
         }
     requantise_all(&sum[0][0], P, 2, &how[0]);
@@ -443,9 +375,10 @@ INLINE void window_block(const int K, const int STRIDE, const dn_depthwise *d, c
 WINDOW(3, 1) WINDOW(3, 2) WINDOW(5, 1) WINDOW(5, 2)
 #undef WINDOW
 
-static void dn_u8_window__avx2(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, dn_act *out) {
+static void dn_u8_window(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to,
+                               size_t first, size_t last, dn_act *out) {
     size_t bytes = window_bytes(d) / (((size_t)d->channels + BLOCK - 1) / BLOCK);
-    for (size_t c = 0; c < (size_t)d->channels; c += BLOCK) {
+    for (size_t c = first; c < last; c += BLOCK) {
         const int8_t *w = d->packed + c / BLOCK * bytes;
         if (d->k_h == 3 && d->stride_w == 1) window_3x3s1(d, p, picture, from, to, c, w, out);
         else if (d->k_h == 3) window_3x3s2(d, p, picture, from, to, c, w, out);
@@ -454,7 +387,7 @@ static void dn_u8_window__avx2(const dn_depthwise *d, const dn_picture *p, const
     }
 }
 
-static const dn_window_kernels window = {takes_window, window_bytes, pack_window, dn_u8_window__avx2};
+static const dn_window_kernels window = {takes_window, window_bytes, pack_window, dn_u8_window};
 
 /* ---- element by element; whole vectors, then the rest through the scalar twin ---- */
 
@@ -505,7 +438,7 @@ INLINE bool add_quickly(const dn_act *a, const dn_act *b, const dn_sketch *s, co
     return true;
 }
 
-static void dn_u8_add__avx2(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
+static void dn_u8_add(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
     uniform u_a = uniform_of(p->multiplier_a, p->shift_a), u_b = uniform_of(p->multiplier_b, p->shift_b);
     uniform u_out = uniform_of(p->multiplier_out, p->shift_out);
     __m256i zero_a = _mm256_set1_epi32(p->zero_a), zero_b = _mm256_set1_epi32(p->zero_b), none = _mm256_setzero_si256();
@@ -527,7 +460,7 @@ static void dn_u8_add__avx2(const dn_add *p, const dn_act *a, const dn_act *b, s
     dn_kernels_scalar.add(p, a + i, b + i, count - i, out + i);
 }
 
-static void dn_u8_mul__avx2(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
+static void dn_u8_mul(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out) {
     size_t i = 0;
     if (p->shift <= 0) {
         uniform u = uniform_of(p->multiplier, p->shift);
@@ -542,7 +475,7 @@ static void dn_u8_mul__avx2(const dn_mul *p, const dn_act *a, const dn_act *b, s
 }
 
 /* Sixteen tables of sixteen: each looks up what lies in its range, and zeros the rest. */
-static void dn_u8_lut__avx2(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
+static void dn_u8_lut(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
     size_t i = 0;
     for (; i + 32 <= count; i += 32) {
         __m256i x = load(a + i), q = _mm256_setzero_si256();
@@ -558,19 +491,24 @@ static void dn_u8_lut__avx2(const uint8_t table[256], const dn_act *a, size_t co
     dn_kernels_scalar.lut(table, a + i, count - i, out + i);
 }
 
+#ifdef __AVXVNNI__
+const dn_kernels dn_kernels_avxvnni = {
+    .name = "avxvnni",
+#else
 const dn_kernels dn_kernels_avx2 = {
     .name = "avx2",
+#endif
     .nr = LANES,
-    .kr = PAIR,
+    .kr = GROUP,
     .windows = MAX_K,
     .lowest_weight = -128,
     .find_quick = dn_quick_find,
-    .gemm = dn_u8_gemm__avx2,
+    .gemm = dn_u8_gemm,
     .depthwise_bytes = depthwise_bytes,
     .pack_depthwise = pack_depthwise,
-    .depthwise = dn_u8_depthwise__avx2,
+    .depthwise = dn_u8_depthwise,
     .window = &window,
-    .add = dn_u8_add__avx2,
-    .mul = dn_u8_mul__avx2,
-    .lut = dn_u8_lut__avx2,
+    .add = dn_u8_add,
+    .mul = dn_u8_mul,
+    .lut = dn_u8_lut,
 };

@@ -630,14 +630,14 @@ WINDOW(3, 1) WINDOW(3, 2) WINDOW(5, 1) WINDOW(5, 2)
 #undef WINDOW
 
 static void dn_u8_window__avx512vnni(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to,
-                                     dn_act *out) {
+                                     size_t first, size_t last, dn_act *out) {
     typedef void (*kernel)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, size_t c,
                            const int8_t *w, dn_act *out);
     static const kernel kernels[2][2][2] = {{{window_narrow_3x3s1, window_wide_3x3s1}, {window_narrow_3x3s2, window_wide_3x3s2}},
                                             {{window_narrow_5x5s1, window_wide_5x5s1}, {window_narrow_5x5s2, window_wide_5x5s2}}};
-    const int8_t *w = d->packed;
     size_t each = (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
-    for (size_t c = 0; c < (size_t)d->channels;) {
+    const int8_t *w = d->packed + first * each;
+    for (size_t c = first; c < last;) {
         bool wide = wide_at(d, c);
         size_t channels = wide ? WIDE : LANES;
         kernels[d->k_h == 5][d->stride_w == 2][wide](d, p, picture, from, to, c, w, out);

@@ -5,9 +5,9 @@
 
 #include "prepare.h"
 
-enum { MAX_THREADS = 64, WORTH_SHARING = 1500000 };
+enum { MAX_THREADS = 64, WORTH_SHARING = 500000 };
 
-/* Meeting at the end of an operator costs a microsecond or so, far more when a member has fallen asleep. */
+/* Meeting at the end of an operator costs a microsecond or so. */
 static void choose_sharing(dn_model *m) {
     for (int i = 0; i < m->ops; i++) {
         dn_op *op = &m->op[i];

@@ -100,7 +100,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, from, to;
-    if (p->direct && p->rows < (size_t)parts * 4) { /* few pixels: share out the channels */
+    if (p->direct && dn_share_channels(n, p->rows)) {
         dn_share(n, (size_t)p->kernels->nr, part, parts, &from, &to);
         if (from == to) return;
         dn_gemm mine = columns(&p->gemm, p->kernels, from, to);

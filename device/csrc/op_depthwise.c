@@ -39,13 +39,14 @@ static void run_window(dn_model *m, int op, int part, int parts) {
     const depthwise *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
-    size_t c = (size_t)p->in_c, height = (size_t)p->out_h, from, to;
+    size_t c = (size_t)p->in_c, height = (size_t)p->out_h, from = 0, to = (size_t)p->batch * height, first_c = 0, last_c = c;
     dn_picture picture = {p->in_h, p->in_w, p->pad_top, p->pad_left, p->stride_h, p->out_w, p->zero};
-    dn_share((size_t)p->batch * height, 2, part, parts, &from, &to);
-    while (from < to) {
+    if (dn_share_channels(c, to * (size_t)p->out_w)) dn_share(c, DN_CHANNEL_BLOCK, part, parts, &first_c, &last_c);
+    else dn_share(to, 2, part, parts, &from, &to);
+    while (from < to && first_c < last_c) {
         size_t first = from % height, last = to - from < height - first ? first + to - from : height;
         p->kernels->window->run(&p->depthwise, &picture, in + from / height * (size_t)p->in_h * (size_t)p->in_w * c, (int)first,
-                                (int)last, out + from * (size_t)p->out_w * c);
+                                (int)last, first_c, last_c, out + from * (size_t)p->out_w * c);
         from += last - first;
     }
 }

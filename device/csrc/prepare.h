@@ -76,6 +76,10 @@ dn_act *dn_data(dn_model *m, int tensor);
 dn_act *dn_scratch(dn_model *m, int op, int part);
 /* The part's share of `count` in multiples of `grain`: [*from, *to). */
 void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, size_t *to);
+/* Whether an operator's threads share out its output channels and not its pixels. Where there are more channels, there are
+ * more weights than activations, and each thread then reads a part of those; operators that follow each other mostly decide
+ * alike, and find in their own cache what they made. */
+static inline bool dn_share_channels(size_t channels, size_t pixels) { return channels > pixels; }
 
 /* Shares memory instead of copying; both have as many elements. */
 void dn_alias(dn_model *m, int32_t tensor, int32_t with);

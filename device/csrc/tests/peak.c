@@ -20,6 +20,13 @@ static uint64_t multiply_vnni(void) {
     return (uint64_t)STEPS * 12 * 64;
 }
 
+/* vpdpbusd ymm: 32 */
+#define DOT_256(i) "%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm" #i "\n\t"
+static uint64_t multiply_avxvnni(void) {
+    for (int i = 0; i < STEPS; i++) __asm__ volatile(TWELVE(DOT_256)::: TWELVE(WIPED) "memory");
+    return (uint64_t)STEPS * 12 * 32;
+}
+
 /* vpmaddwd ymm + vpaddd: 16 products in two instructions */
 #define MADD_256(i) "vpmaddwd %%ymm14, %%ymm15, %%ymm12\n\tvpaddd %%ymm12, %%ymm" #i ", %%ymm" #i "\n\t"
 static uint64_t multiply_avx2(void) {
@@ -47,6 +54,7 @@ static const struct {
 } peaks[] = {
 #if defined(__x86_64__)
     {"avx512vnni", multiply_vnni},
+    {"avxvnni", multiply_avxvnni},
     {"avx2", multiply_avx2},
 #elif defined(__aarch64__)
     {"neondot", multiply_dot},
