@@ -123,6 +123,8 @@ bench-engine: $(VENV)/.deps ## The engine beside LiteRT, ONNX Runtime, OpenVINO 
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(PIP) install -q -c constraints.txt onnx==1.23.2 openvino==2026.4.1 ncnn==1.0.20261020 pnnx==20261020
 	$(BIN)/python tests/engine/bench_engine.py $(ARGS)
+	@echo "with AVX2 alone, for all engines:"
+	$(BIN)/python tests/engine/bench_engine.py --hide vnni --threads 1 --peers litert $(ARGS)
 
 bench-arm: $(VENV)/.deps ## Instructions per inference on aarch64 beside tflite-runtime, under qemu-user (ARGS=MODEL…)
 	@test -e $(VENV)/.develop || $(MAKE) install

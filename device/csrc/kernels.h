@@ -66,7 +66,7 @@ typedef struct {
 } dn_requant;
 
 /* Row-major matrix times packed weights: out[m][n] = requant(sum over k of a[m][k] * w[n][k]).
- * Packed: [ceil(n / nr)][ceil(k / kr)][nr][kr] int8, zeros where there is no weight.
+ * Packed: [ceil(n / nr)][ceil(k / kr)][nr][kr], zeros where there is no weight.
  * Kernels that take `windows` find a row in several segments of k values, `next_segment` bytes apart: the rows of a
  * convolution's window. Packed is then [ceil(n / nr)][segments][ceil(k / kr)][nr][kr]. */
 typedef struct {
@@ -134,6 +134,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int nr, kr;
+    int weight_bytes;  /* of packed weights of gemm: 1, or 2 for int16 */
     int32_t windows;   /* gemm takes segments of so many values in all, each filled up to kr; 0: none */
     int lowest_weight; /* smaller ones overflow somewhere: the scalar kernels take the layer */
     void (*find_quick)(dn_quick *q, const dn_quick_want *want); /* NULL: these kernels have no use for a dn_quick */

@@ -1,4 +1,4 @@
-/* AVX2: products of 16 bits, pairs of them summed in 32, exactly. Compiled once more for AVX-VNNI, whose instructions sum
+/* AVX2: products of 16 bits, pairs of them summed in 32, exactly; weights are packed that wide. Compiled once more for AVX-VNNI, whose instructions sum
  * those products, and four of 8 bits, in one step. */
 #include "kernels_avx2.h"
 
@@ -8,7 +8,7 @@ enum { TALL = 4, WIDE = 3 }; /* a tile: rows, and vectors of columns */
 
 #ifdef __AVXVNNI__
 
-enum { GROUP = 4, MAX_K = INT32_MAX };
+enum { GROUP = 4, WEIGHT_BYTES = 1, MAX_K = INT32_MAX };
 
 /* In the instruction's own words: GCC 12 moves the sums of its intrinsics about. */
 INLINE __m256i add_pairs(__m256i sum, __m256i x, __m256i w) {
@@ -35,7 +35,7 @@ INLINE void take_rows(const int M, const dn_gemm *g, const dn_act *a, size_t lda
 /* sum += the products of M rows and V vectors of columns, whose weights begin at w, `block` bytes apart. */
 INLINE void multiply(const int M, const int V, const dn_gemm *g, const rows_of_tile *rows, const int8_t *w, size_t block,
                      __m256i sum[TALL][WIDE]) {
-    size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, segments = block / (groups * GROUP * LANES);
+    size_t groups = ((size_t)g->k + GROUP - 1) / GROUP, segments = block / (groups * GROUP * LANES * WEIGHT_BYTES);
     const dn_act *a = rows->a;
     for (; segments > 0; segments--, a += g->next_segment)
         for (size_t k = 0; k < groups; k++, w += LANES * GROUP) {
@@ -55,7 +55,7 @@ INLINE void multiply(const int M, const int V, const dn_gemm *g, const rows_of_t
 
 #else
 
-enum { GROUP = 2, MAX_K = 4096 };
+enum { GROUP = 2, WEIGHT_BYTES = 2, MAX_K = 4096, CHUNK = 16 };
 
 INLINE __m256i add_pairs(__m256i sum, __m256i x, __m256i w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
 
@@ -63,12 +63,15 @@ INLINE __m256i add_pairs(__m256i sum, __m256i x, __m256i w) { return _mm256_add_
 typedef struct {
     const dn_act *a;
     size_t lda;
-    uint16_t wide[TALL][MAX_K + GROUP];
+    uint16_t wide[TALL][MAX_K + CHUNK];
 } rows_of_tile;
 
-/* k bytes → uint16, an odd k rounded up with zero. */
+/* k bytes → uint16, an odd k rounded up with zero; what is written behind, up to a chunk, counts for nothing. */
 INLINE void widen(const dn_act *a, size_t k, uint16_t *to) {
-    for (size_t i = 0; i < k; i++) to[i] = a[i];
+    for (size_t i = 0; i < k; i += CHUNK) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(a + i));
+        _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_cvtepu8_epi16(bytes));
+    }
     to[k] = 0;
 }
 
@@ -95,11 +98,10 @@ INLINE void multiply_pairs(const int M, const int V, const rows_of_tile *rows, c
     for (int m = 0; m < M; m++)
         UNROLL
         for (int v = 0; v < V; v++) s[m][v] = sum[m][v];
-    for (size_t k = 0; k < pairs; k++, w += LANES * GROUP) {
+    for (size_t k = 0; k < pairs; k++, w += LANES * GROUP * WEIGHT_BYTES) {
         __m256i weights[WIDE];
         UNROLL
-        for (int v = 0; v < V; v++)
-            weights[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + (size_t)v * block)));
+        for (int v = 0; v < V; v++) weights[v] = load(w + (size_t)v * block);
         UNROLL
         for (int m = 0; m < M; m++) {
             __m256i x = two_values(&rows->wide[m][GROUP * k]);
@@ -116,7 +118,7 @@ INLINE void multiply_pairs(const int M, const int V, const rows_of_tile *rows, c
 /* sum += the products of M rows and V vectors of columns, whose weights begin at w, `block` bytes apart. */
 INLINE void multiply(const int M, const int V, const dn_gemm *g, rows_of_tile *rows, const int8_t *w, size_t block,
                      __m256i sum[TALL][WIDE]) {
-    size_t all = block / LANES;
+    size_t all = block / (LANES * WEIGHT_BYTES);
     for (size_t from = 0; from < all; from += MAX_K) {
         size_t part = all - from < MAX_K ? all - from : MAX_K;
         if (all > MAX_K) /* one segment, see dn_kernels.windows */
@@ -124,7 +126,7 @@ INLINE void multiply(const int M, const int V, const dn_gemm *g, rows_of_tile *r
                 size_t k = (size_t)g->k - from < MAX_K ? (size_t)g->k - from : MAX_K;
                 widen(rows->a + (size_t)m * rows->lda + from, k, rows->wide[m]);
             }
-        multiply_pairs(M, V, rows, w + from * LANES, block, part / GROUP, sum);
+        multiply_pairs(M, V, rows, w + from * LANES * WEIGHT_BYTES, block, part / GROUP, sum);
     }
 }
 
@@ -155,7 +157,7 @@ INLINE void tile(const int M, const int V, const dn_gemm *g, size_t column, rows
 INLINE void row_tile(const int M, const dn_gemm *g, const dn_act *a, size_t lda, rows_of_tile *rows, dn_act *out, size_t ldo,
                      const finish *f) {
     size_t segments = g->segments > 1 ? (size_t)g->segments : 1;
-    size_t block = segments * (((size_t)g->k + GROUP - 1) / GROUP) * GROUP * LANES;
+    size_t block = segments * (((size_t)g->k + GROUP - 1) / GROUP) * GROUP * LANES * WEIGHT_BYTES;
     int vectors = (g->n + LANES - 1) / LANES, at = 0;
     take_rows(M, g, a, lda, rows);
     for (; at + WIDE <= vectors; at += WIDE) tile(M, 3, g, (size_t)at * LANES, rows, block, out, ldo, f);
@@ -500,6 +502,7 @@ const dn_kernels dn_kernels_avx2 = {
 #endif
     .nr = LANES,
     .kr = GROUP,
+    .weight_bytes = WEIGHT_BYTES,
     .windows = MAX_K,
     .lowest_weight = -128,
     .find_quick = dn_quick_find,

@@ -368,10 +368,10 @@ static int takes_window(const dn_depthwise *d, int32_t stride_h, int32_t dil_h) 
            (stride_h == 1 || stride_h == 2);
 }
 
-/* Whether the 64 channels from c on go together. */
+/* Whether the 64 channels from c on go together. Blocks do not straddle a multiple of 64: threads may begin there. */
 static bool wide_at(const dn_depthwise *d, size_t c) {
     size_t channels = (size_t)d->channels;
-    if (channels - c < WORTH_WIDE) return false;
+    if (c % WIDE != 0 || channels - c < WORTH_WIDE) return false;
     for (size_t i = c; i < c + WIDE && i < channels; i += LANES)
         if (mode_at(&d->requant, i) == EXACT) return false;
     return true;
@@ -759,6 +759,7 @@ const dn_kernels dn_kernels_avx512vnni = {
     .name = "avx512vnni",
     .nr = LANES,
     .kr = GROUP,
+    .weight_bytes = 1,
     .windows = INT32_MAX,
     .lowest_weight = -128,
     .find_quick = dn_quick_find,

@@ -90,6 +90,7 @@ const dn_kernels dn_kernels_neon = {
     .name = "neon",
     .nr = NR,
     .kr = KR,
+    .weight_bytes = 1,
     .lowest_weight = -127,
     .gemm = dn_s8_gemm__neon,
     .depthwise_bytes = depthwise_bytes,

@@ -69,6 +69,7 @@ const dn_kernels dn_kernels_neondot = {
     .name = "neondot",
     .nr = NR,
     .kr = KR,
+    .weight_bytes = 1,
     .lowest_weight = -127, /* the depthwise kernels' */
     .gemm = dn_s8_gemm__neondot,
     .depthwise_bytes = depthwise_bytes,

@@ -72,6 +72,7 @@ const dn_kernels dn_kernels_scalar = {
     .name = "scalar",
     .nr = NR,
     .kr = KR,
+    .weight_bytes = 1,
     .lowest_weight = -128,
     .gemm = gemm_4x1__scalar,
     .depthwise_bytes = depthwise_bytes__scalar,

@@ -64,16 +64,16 @@ static void gather_rows(const conv *p, const dn_act *in, size_t row, size_t rows
     }
 }
 
-/* Output channels [from, to) of a product, `from` a multiple of the kernels' nr. */
+/* Output channels [from, to) of a product, `from` a multiple of DN_QUICK_LANES, and so of the kernels' nr. */
 static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from, size_t to) {
     dn_gemm part = *g;
     size_t kr = (size_t)kernels->kr, k = ((size_t)g->k + kr - 1) / kr * kr;
-    part.packed += from * k;
+    part.packed += from * k * (size_t)kernels->weight_bytes;
     part.n = (int32_t)(to - from);
     part.requant.bias += from;
     part.requant.multiplier += from;
     part.requant.shift += from;
-    if (part.requant.quick != NULL) part.requant.quick += from / 16;
+    if (part.requant.quick != NULL) part.requant.quick += from / DN_QUICK_LANES;
     return part;
 }
 
@@ -101,7 +101,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, from, to;
     if (p->direct && dn_share_channels(n, p->rows)) {
-        dn_share(n, (size_t)p->kernels->nr, part, parts, &from, &to);
+        dn_share(n, DN_QUICK_LANES, part, parts, &from, &to);
         if (from == to) return;
         dn_gemm mine = columns(&p->gemm, p->kernels, from, to);
         p->kernels->gemm(&mine, in, k, (int)p->rows, out + from, n);

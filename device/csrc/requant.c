@@ -236,18 +236,29 @@ bool dn_slide(dn_model *m, int op, const dn_tensor *in, int padding, int32_t k_h
     return true;
 }
 
+/* `to` takes one column of the packed weights, the first of its groups; they are nr * kr values apart. */
+static void pack_column(const int8_t *from, size_t k, size_t nr, size_t kr, int8_t *to) {
+    size_t i = 0;
+    if (kr == 4) /* a fixed size is copied without a call */
+        for (; i + 4 <= k; i += 4, to += nr * 4) memcpy(to, from + i, 4);
+    for (; i < k; i += kr, to += nr * kr) memcpy(to, from + i, k - i < kr ? k - i : kr);
+}
+
+static void pack_wide_column(const int8_t *from, size_t k, size_t nr, size_t kr, int8_t *to) {
+    for (size_t i = 0; i < k; i++) {
+        int16_t wide = from[i];
+        memcpy(to + (i / kr * nr * kr + i % kr) * sizeof wide, &wide, sizeof wide);
+    }
+}
+
 int8_t *dn_pack(dn_model *m, const dn_kernels *kernels, const int8_t *w, int32_t n, int32_t k) {
-    size_t nr = (size_t)kernels->nr, kr = (size_t)kernels->kr;
+    size_t nr = (size_t)kernels->nr, kr = (size_t)kernels->kr, bytes = (size_t)kernels->weight_bytes;
     size_t blocks = ((size_t)n + nr - 1) / nr, groups = ((size_t)k + kr - 1) / kr;
-    int8_t *packed = dn_pool(m, blocks * groups * nr * kr);
+    int8_t *packed = dn_pool(m, blocks * groups * nr * kr * bytes);
     if (packed == NULL) return NULL;
-    for (size_t col = 0; col < (size_t)n; col++) {
-        int8_t *block = packed + col / nr * groups * nr * kr + col % nr * kr;
-        const int8_t *row = w + col * (size_t)k;
-        size_t i = 0;
-        if (kr == 4) /* a fixed size is copied without a call */
-            for (; i + 4 <= (size_t)k; i += 4, block += nr * 4) memcpy(block, row + i, 4);
-        for (; i < (size_t)k; i += kr, block += nr * kr) memcpy(block, row + i, (size_t)k - i < kr ? (size_t)k - i : kr);
+    for (size_t column = 0; column < (size_t)n; column++) {
+        int8_t *to = packed + (column / nr * groups * nr * kr + column % nr * kr) * bytes;
+        (bytes == 1 ? pack_column : pack_wide_column)(w + column * (size_t)k, (size_t)k, nr, kr, to);
     }
     return packed;
 }

@@ -45,10 +45,14 @@ static void fill(noise *n, void *to, size_t bytes, int extremes) {
 
 static void pack(const dn_kernels *kernels, const int8_t *w, int n, int k, int8_t *packed) {
     size_t nr = (size_t)kernels->nr, kr = (size_t)kernels->kr, groups = ((size_t)k + kr - 1) / kr;
-    memset(packed, 0, ((size_t)n + nr - 1) / nr * nr * groups * kr);
+    size_t bytes = (size_t)kernels->weight_bytes;
+    memset(packed, 0, ((size_t)n + nr - 1) / nr * nr * groups * kr * bytes);
     for (size_t c = 0; c < (size_t)n; c++)
-        for (size_t i = 0; i < (size_t)k; i++)
-            packed[c / nr * groups * nr * kr + i / kr * nr * kr + c % nr * kr + i % kr] = w[c * (size_t)k + i];
+        for (size_t i = 0; i < (size_t)k; i++) {
+            int16_t weight = w[c * (size_t)k + i]; /* little-endian: its first byte is the int8 */
+            size_t at = c / nr * groups * nr * kr + i / kr * nr * kr + c % nr * kr + i % kr;
+            memcpy(packed + at * bytes, &weight, bytes);
+        }
 }
 
 /* The requantisation as the vector kernels get it: quick where that is found. weights: those of channel c lie at
@@ -84,7 +88,7 @@ static dn_requant quickened(const dn_kernels *fast, const dn_requant *exact, int
 
 static void test_gemm(const dn_kernels *fast, noise *n, int rows, int columns, int k) {
     static dn_act a[MAX_ROWS * (MAX_K + 8) + SLACK], got[MAX_ROWS * 210 + SLACK], expected[sizeof got];
-    static int8_t w[MAX_CHANNELS * MAX_K], packed[(MAX_CHANNELS + 64) * (MAX_K + 8)];
+    static int8_t w[MAX_CHANNELS * MAX_K], packed[2 * (MAX_CHANNELS + 64) * (MAX_K + 8)];
     size_t lda = (size_t)(k + noise_between(n, 0, 5)), ldo = (size_t)(columns + noise_between(n, 0, 5));
     fill(n, a, sizeof a, noise_between(n, 0, 3) == 0);
     fill_weights(n, fast, w, sizeof w);
@@ -104,7 +108,7 @@ static void test_segments(const dn_kernels *fast, noise *n, int rows, int column
     enum { NEXT = 500 };
     static dn_act a[5 * NEXT + MAX_ROWS * 40 + SLACK], gathered[MAX_ROWS * 5 * 40];
     static dn_act got[MAX_ROWS * 210 + SLACK], expected[sizeof got];
-    static int8_t w[MAX_CHANNELS * 5 * 40], filled[MAX_CHANNELS * 5 * 44], packed[(MAX_CHANNELS + 64) * 5 * 44];
+    static int8_t w[MAX_CHANNELS * 5 * 40], filled[MAX_CHANNELS * 5 * 44], packed[2 * (MAX_CHANNELS + 64) * 5 * 44];
     if (fast->windows == 0) return;
     int lda = noise_between(n, 1, k), all = k * segments, kr = fast->kr, wide = (k + kr - 1) / kr * kr;
     fill(n, a, sizeof a, noise_between(n, 0, 3) == 0);

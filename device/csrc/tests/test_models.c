@@ -1,11 +1,12 @@
 /* Whole models, from files: each X.tflite in the directories given runs with every instruction set and 1 to 3 threads and
- * must give the bytes of X.expected, which LiteRT's reference kernels made from the same noise; then cut short at many
- * places, and with single bytes changed, it loads or is refused with a reason. Files without X.expected need only that. */
+ * must give the bytes of X.expected, which LiteRT's reference kernels made from the same noise; so must its operators in
+ * parts, however small; then cut short at many places, and with single bytes changed, it loads or is refused with a reason.
+ * Files without X.expected need only that. */
 #include <dirent.h>
 #include <string.h>
 
+#include "../prepare.h"
 #include "check.h"
-#include "distillnet.h"
 
 typedef struct {
     uint8_t *data;
@@ -57,6 +58,29 @@ static file answer(const uint8_t *data, size_t size, const char *kernels, int th
     return output;
 }
 
+static void test_parts(const file *model, const file *expected, const char *path, const char *kernels, int parts) {
+    dn_error error;
+    dn_options options = {parts, 1 << 20, kernels};
+    dn_model *m = dn_model_load(model->data, model->size, &options, &error);
+    CHECK(m != NULL);
+    dn_info info;
+    dn_model_info(m, &info);
+    if (info.input.type == DN_INT8 && info.output.type == DN_INT8 && info.output.bytes == expected->size) {
+        noise n = {1};
+        dn_act *input = dn_data(m, m->input);
+        for (size_t i = 0; i < info.input.bytes; i++) input[i] = (dn_act)((int8_t)noise_byte(&n) + DN_FROM_INT8);
+        for (int i = 0; i < m->ops; i++)
+            for (int part = 0; m->op[i].run != NULL && part < parts; part++) m->op[i].run(m, i, part, parts);
+        const dn_act *output = dn_data(m, m->output);
+        for (size_t i = 0; i < expected->size; i++)
+            if ((uint8_t)(output[i] - DN_FROM_INT8) != expected->data[i]) {
+                fprintf(stderr, "%s: %s in %d parts differs from LiteRT's reference at %zu\n", path, kernels, parts, i);
+                exit(1);
+            }
+    }
+    dn_model_free(m);
+}
+
 static void test_answers(const file *model, const file *expected, const char *path) {
     for (const char *const *name = dn_kernel_names(); *name != NULL; name++) {
         for (int threads = 1; threads <= 3; threads++) {
@@ -66,6 +90,7 @@ static void test_answers(const file *model, const file *expected, const char *pa
                 exit(1);
             }
             free(got.data);
+            test_parts(model, expected, path, *name, threads);
         }
     }
 }
