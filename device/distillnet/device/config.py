@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from distillnet.engine.backend import check_engine
 from distillnet.proto.card import Name, Score
 from distillnet.proto.strict import Strict, load_toml
 
@@ -23,7 +24,7 @@ class DeviceSection(Strict):
 class EngineSection(Strict):
     """`[engine]`."""
 
-    backend: Literal["auto", "native", "litert"] = "auto"
+    backend: Annotated[str, AfterValidator(check_engine)] = "auto"
     threads: int = Field(default=1, ge=1, le=64)
 
 

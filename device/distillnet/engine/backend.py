@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Backend = Literal["auto", "native", "litert"]
+Backend = str
+"""auto | native | litert, or an accelerator: see `distillnet.engine.accelerators`."""
+TOLERANCE_STEPS = 4
+"""By how many steps of an int8 output an accelerator may differ from a golden vector: they round otherwise."""
 Zone = tuple[float, float, float, float]
 Tensor = NDArray[Any]
 
@@ -26,8 +29,9 @@ class Model(Protocol):
 
     @property
     def info(self) -> dict[str, Any]:
-        """`engine` ("native" | "litert"), `kernels`, `threads`, `arena_bytes`, `weights_bytes`, and for `input` and
-        `output`: `shape`, `dtype`, `scale`, `zero_point`; `reason` says why it is not the native engine.
+        """`engine` ("native" | "litert" | "onnxruntime"), `kernels`, `threads`, `arena_bytes`, `weights_bytes`, and for
+        `input` and `output`: `shape`, `dtype`, `scale`, `zero_point`; `reason` says why it is not the native engine,
+        `tolerance_steps` (0 where missing) how far outputs may be from golden vectors.
         """
 
     def run_tensor(self, x: Tensor) -> Tensor:
@@ -57,16 +61,32 @@ class Model(Protocol):
         """Per-layer figures of the last run: `index`, `op`, `ms`, `macs`; empty where the engine cannot tell."""
 
 
+def check_engine(engine: Backend) -> Backend:
+    """Return the name of an engine as it is; raises ValueError, with the names there are, when it is none."""
+    if engine in ("auto", "native", "litert"):
+        return engine
+    from distillnet.engine import accelerators
+
+    return accelerators.check(engine)
+
+
 def load(
     source: str | Path | bytes, engine: Backend = "auto", *, threads: int = 1, max_arena_bytes: int = 64 << 20
 ) -> Model:
     """Load a `.tflite` from a path or from bytes; anything appended to the flatbuffer is ignored.
 
     Raises:
-        ModelError: unreadable, malformed, larger than allowed, or (with `engine="native"`) not supported natively.
+        ModelError: unreadable, malformed, larger than allowed, (with `engine="native"`) not supported natively, or an
+            accelerator that is not there.
 
     """
     data = _read(source)
+    if engine not in ("auto", "native", "litert"):
+        from distillnet.engine import accelerators  # and with it the optional libraries
+
+        return accelerators.load(
+            data, engine, threads=threads, describe=lambda: load(data, max_arena_bytes=max_arena_bytes)
+        )
     if engine != "litert":
         from distillnet.engine import native  # the extension is optional only for `engine="litert"`
 

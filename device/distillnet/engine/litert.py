@@ -1,21 +1,22 @@
 """LiteRT behind the engine's interface: the fallback for models with operators the native engine does not know."""
 
-import time
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distillnet.engine.backend import ModelError, Tensor, check_tensor
+from distillnet.engine.backend import TOLERANCE_STEPS, ModelError, Tensor, check_tensor
 from distillnet.engine.preprocess import Preparation
 
 
 class LiteRTModel:
     """One interpreter. `reference=True` runs LiteRT's reference kernels, the definition of correct."""
 
-    def __init__(self, data: bytes, *, threads: int = 1, reason: str = "", reference: bool = False) -> None:
-        """Load from bytes.
+    def __init__(
+        self, data: bytes, *, threads: int = 1, reason: str = "", reference: bool = False, delegate: str = ""
+    ) -> None:
+        """Load from bytes; `delegate` is the library of an accelerator that takes what it can.
 
         Raises:
             ModelError: LiteRT is not installed or refuses the file.
@@ -26,6 +27,8 @@ class LiteRTModel:
         if reference:
             options["experimental_op_resolver_type"] = interpreter.OpResolverType.BUILTIN_REF
         try:
+            if delegate:
+                options["experimental_delegates"] = [interpreter.load_delegate(delegate)]
             self._interpreter = interpreter.Interpreter(**options)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as exc:
@@ -34,7 +37,8 @@ class LiteRTModel:
         self._output = self._interpreter.get_output_details()[0]
         self._threads = threads
         self._reason = reason
-        self._kernels = "reference" if reference else "xnnpack"
+        self._kernels = f"delegate {delegate}" if delegate else "reference" if reference else "xnnpack"
+        self._tolerance_steps = TOLERANCE_STEPS if delegate else 0
 
     @property
     def info(self) -> dict[str, Any]:
@@ -48,6 +52,7 @@ class LiteRTModel:
             "input": _describe(self._input),
             "output": _describe(self._output),
             "reason": self._reason,
+            "tolerance_steps": self._tolerance_steps,
         }
 
     def run_tensor(self, x: Tensor) -> Tensor:
@@ -60,14 +65,7 @@ class LiteRTModel:
 
     def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Tensor, float, float]:
         """See `distillnet.engine.Model.look`."""
-        outputs, marks = [], [time.perf_counter()]
-        for zone in range(len(preparation.boxes)):
-            tensor = preparation.fill(frame, zone)
-            marks.append(time.perf_counter())
-            outputs.append(self.run_tensor(tensor))
-            marks.append(time.perf_counter())
-        spent = np.diff(marks) * 1000.0
-        return np.concatenate(outputs), float(spent[::2].sum()), float(spent[1::2].sum())
+        return preparation.run_zones(frame, self.run_tensor)
 
     def profile(self) -> list[dict[str, Any]]:
         """LiteRT's Python interface does not tell."""

@@ -8,14 +8,15 @@ A frame says by its shape, as in OpenCV, what it is: uint8 (H, W, 3) BGR; (H, W,
 and W even: H rows of Y, then H / 2 of U and V in turns. YUV is BT.601 with limited range.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distillnet.engine import _engine
-from distillnet.engine.backend import ModelError, Zone
+from distillnet.engine.backend import ModelError, Tensor, Zone
 from distillnet.proto.card import ImageInput
 
 Frame = NDArray[np.uint8]
@@ -112,6 +113,17 @@ class Preparation:
         except _engine.LoadError as exc:
             raise ModelError(str(exc)) from None
         return self.tensor
+
+    def run_zones(self, frame: Frame, run: Callable[[NDArray[np.int8]], Tensor]) -> tuple[Tensor, float, float]:
+        """Fill and `run` zone after zone, for engines that do not do it in one call; see `Model.look`."""
+        outputs, marks = [], [time.perf_counter()]
+        for zone in range(len(self.boxes)):
+            tensor = self.fill(frame, zone)
+            marks.append(time.perf_counter())
+            outputs.append(run(tensor))
+            marks.append(time.perf_counter())
+        spent = np.diff(marks) * 1000.0
+        return np.concatenate(outputs), float(spent[::2].sum()), float(spent[1::2].sum())
 
 
 def reference_tensor(

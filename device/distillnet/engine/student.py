@@ -105,13 +105,13 @@ class Student:
         """Run the golden vectors; returns how many there are.
 
         Raises:
-            ModelError: they are missing or malformed, or an output differs by even one step.
+            ModelError: they are missing or malformed, or an output differs by even one step (by a few on accelerators).
 
         """
         inputs, outputs = self._golden()
         for index, (x, expected) in enumerate(zip(inputs, outputs, strict=True)):
             got = self.model.run_tensor(x[np.newaxis]).reshape(-1)
-            if not np.array_equal(got, expected):
+            if np.abs(got.astype(int) - expected).max() > self.model.info.get("tolerance_steps", 0):
                 raise ModelError(f"golden vector {index}: expected {expected.tolist()}, got {got.tolist()}")
         return len(inputs)
 
