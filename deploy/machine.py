@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,9 +27,9 @@ class MachineError(Exception):
 class Machine:
     """One booted root; use it as a context manager."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        """`root` is read only; `folder` takes what changes and the log."""
-        self._root, self._folder = root, folder
+    def __init__(self, root: Path, folder: Path, shown: Sequence[Path] = ()) -> None:
+        """`root` is read only; `folder` takes what changes and the log; `shown` are folders of the host to see."""
+        self._root, self._folder, self._shown = root, folder, shown
         self._top = folder / "root"
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -64,6 +65,7 @@ class Machine:
         """
         options = ["--quiet", "--register=no", "--private-network", "--console=pipe", "--capability=all"]
         options += ["--system-call-filter=bpf", "--machine=distillnet-test", "--boot", f"--directory={self._top}"]
+        options += [f"--bind-ro={folder}" for folder in self._shown]
         if not Path("/run/systemd/system").exists():  # no systemd outside that could give us a scope
             options.append("--keep-unit")
         join = "".join(f"mkdir -p {group} && echo $$ >{group}/cgroup.procs; " for group in self._groups())

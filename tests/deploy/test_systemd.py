@@ -8,13 +8,16 @@ import json
 import os
 import re
 import shutil
+import sysconfig
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import clean_root
 import machine
 import pytest
+import wheels
 from machine import Machine
 
 pytestmark = [
@@ -24,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif("DISTILLNET_SYSTEMD" not in os.environ, reason="two minutes: make test-systemd"),
 ]
 UNIT = "distillnet-device"
+UNITS = Path(__file__).parents[2] / "deploy/systemd"
 STATE = "var/lib/private/distillnet"
 DEVICE_FILE = """
 [device]
@@ -95,6 +99,39 @@ def test_a_newcomer_needs_eight_commands_to_the_first_event(
         assert topic in topics, "Home Assistant would not see this event"
         assert json.loads(event)["phase"] == "new"
         assert fresh.show(UNIT, "ActiveState") == "active"
+
+
+def test_the_fleet_service_runs_under_its_unit(tmp_path: Path) -> None:
+    """On a server: ready, of a user that lives only with it, and still the same fleet after a restart."""
+    libraries = Path(sysconfig.get_paths()["purelib"])
+    with Machine(_root(), tmp_path / "machine", shown=[libraries]) as server:
+        opt, settings = server.root / "opt/distillnet", server.root / "etc/distillnet"
+        for folder in (opt / "bin", settings):
+            folder.mkdir(parents=True)
+        with zipfile.ZipFile(wheels.build(os.uname().machine)) as wheel:
+            wheel.extractall(opt / "app")
+        shutil.copytree(UNITS, server.root / "etc/systemd/system", dirs_exist_ok=True)
+        command = opt / "bin/distillnet"
+        program = "from distillnet.device.cli import main; main()"
+        command.write_text(
+            f"#!/bin/sh\nPYTHONPATH=/opt/distillnet/app:{libraries} exec python3 -c '{program}' \"$@\"\n"
+        )
+        command.chmod(0o755)
+        (settings / "serve.toml").write_text('[listen]\nhost = "127.0.0.1"\n')
+        server.run("systemctl daemon-reload && systemctl start distillnet-cloud")
+        _wait(lambda: "ready" in server.run("journalctl -u distillnet-cloud --no-pager"), 60)
+        uid = int(server.run(f"stat -c %u /proc/{server.show('distillnet-cloud', 'MainPID')}"))
+        assert 61184 <= uid <= 65519, "no user of systemd's dynamic range"
+        data = "--data /var/lib/private/distillnet-fleet"
+        token = server.run(f"/opt/distillnet/bin/distillnet token create {data} --application porch")
+        assert len(token.strip()) > 20
+        authority = server.run("cat /var/lib/private/distillnet-fleet/pki/ca.pem")
+        begin = time.monotonic()
+        server.run("systemctl restart distillnet-cloud")
+        assert time.monotonic() - begin < 30
+        _wait(lambda: server.run("journalctl -u distillnet-cloud --no-pager").count('"ready"') >= 2, 60)
+        assert server.run("cat /var/lib/private/distillnet-fleet/pki/ca.pem") == authority
+        assert server.show("distillnet-cloud", "NRestarts") == "0"
 
 
 @pytest.fixture
