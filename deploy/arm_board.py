@@ -28,12 +28,19 @@ COMMAND = "import sys; from distillnet.device.cli import main; main()"
 
 def why_not() -> str | None:
     """Say what is missing here to run at all, or None."""
-    for tool, package in (("qemu-aarch64", "qemu-user"), ("dpkg", "dpkg"), ("apt-get", "apt")):
+    if emulator() is None:
+        return "no qemu-aarch64: apt-get install qemu-user"
+    for tool, package in (("dpkg", "dpkg"), ("apt-get", "apt")):
         if shutil.which(tool) is None:
             return f"no {tool}: apt-get install {package}"
     if shutil.which("aarch64-linux-gnu-gcc-12") is None and shutil.which("aarch64-linux-gnu-gcc") is None:
         return "no cross compiler: apt-get install gcc-12-aarch64-linux-gnu libc6-dev-arm64-cross"
     return None
+
+
+def emulator() -> str | None:
+    """Where qemu-user is; the static one will do for all but plugins."""
+    return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 
 def install() -> Path:
@@ -55,7 +62,7 @@ def command(
 ) -> list[str]:
     """The host's command line that runs a Python program with `arguments` on the emulated processor."""
     paths = f"{APP}:{arm_root.SITE}"
-    line = ["qemu-aarch64", "-L", str(arm_root.ROOTFS), "-cpu", cpu, "-E", f"PYTHONPATH={paths}"]
+    line = [emulator() or "qemu-aarch64", "-L", str(arm_root.ROOTFS), "-cpu", cpu, "-E", f"PYTHONPATH={paths}"]
     children = {"QEMU_LD_PREFIX": str(arm_root.ROOTFS), "QEMU_CPU": cpu}  # where the kernel knows how to start them
     once = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in {**children, **once, **(environment or {})}.items():
@@ -64,10 +71,11 @@ def command(
 
 
 def run(
-    *arguments: str, cpu: str = "max", program: str = COMMAND, timeout_s: float = 600.0
+    *arguments: str, cpu: str = "max", program: str = COMMAND, timeout_s: float = 600.0, also: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end; nothing is raised for a status other than 0."""
-    line = command(*arguments, cpu=cpu, program=program)
+    """Run to the end, with one more folder of packages; nothing is raised for a status other than 0."""
+    paths = f"{APP}:{arm_root.SITE}{f':{also}' if also else ''}"
+    line = command(*arguments, cpu=cpu, program=program, environment={"PYTHONPATH": paths})
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout_s)
 
 

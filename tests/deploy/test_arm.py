@@ -5,8 +5,10 @@ Short by default (one processor); `make test-arm` takes all three. The arm64 roo
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import arm_board
@@ -15,6 +17,20 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
 CPUS = os.environ.get("DISTILLNET_ARM_CPUS", "cortex-a72").split(",")
+ROOT = Path(__file__).parents[2]
+LIBRARIES = Path(sysconfig.get_paths()["purelib"])
+PURE = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis", "sortedcontainers")
+PURE += ("_hypothesis_globals", "_hypothesis_ftz_detector", "attr", "attrs")
+DEVICE = [f"tests/proto/test_{name}.py" for name in ("archive", "card", "mqtt_contract", "strict")]
+DEVICE += [f"tests/device/test_{name}.py" for name in ("decide", "gate", "outbox")]
+DEVICE += [f"tests/engine/test_{name}.py" for name in ("preprocess", "frontend", "sound")]
+PYTEST = """
+import sys, pytest
+from hypothesis import settings
+settings.register_profile("emulated", deadline=None, max_examples=10)
+settings.load_profile("emulated")
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 OUTPUTS = """
 import hashlib, sys
 import numpy as np
@@ -74,6 +90,18 @@ def test_replay_of_a_video_gives_the_same_event_lines(cpu: str, student: Path, v
 @pytest.mark.parametrize("cpu", CPUS)
 def test_replay_of_a_sound_file_gives_the_same_event_lines(cpu: str, sound_student: Path, sound: Path) -> None:
     _replay_is_equal(cpu, sound_student, sound)
+
+
+@pytest.mark.skipif("DISTILLNET_ARM_CPUS" not in os.environ, reason="a minute and more: make test-arm")
+def test_the_devices_own_tests_pass_there(tmp_path: Path) -> None:
+    """Those that need neither LiteRT, whose aarch64 build crashes in qemu 7.2, nor a broker."""
+    for name in PURE:
+        (source,) = [path for path in (LIBRARIES / name, LIBRARIES / f"{name}.py") if path.exists()]
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / source.name)
+    arguments = ["-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", *(str(ROOT / t) for t in DEVICE)]
+    done = arm_board.run(*arguments, cpu=CPUS[0], program=PYTEST, also=tmp_path, timeout_s=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
 
 
 def _replay_is_equal(cpu: str, student: Path, source: Path) -> None:
