@@ -9,7 +9,7 @@ ARGS ?=
 comma := ,
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet bench-layers board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet bench-layers board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-vision fuzz help install pictures soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,6 +95,10 @@ docs: $(VENV)/.deps ## Regenerate the references and build the site, build/site/
 	$(BIN)/python -m distillnet.device.schemas docs/mqtt
 	$(BIN)/python deploy/reference.py
 	$(BIN)/python deploy/docs_site.py
+
+pictures: $(VENV)/.deps ## The README's pictures, from what `make demo` has made; needs Chromium
+	@test -e .demo/second/report.html || $(MAKE) demo
+	$(BIN)/python deploy/pictures.py
 
 stubs: $(VENV)/.deps ## Regenerate the gRPC stubs
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto proto/distillnet/proto/v1/*.proto
