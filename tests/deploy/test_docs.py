@@ -13,9 +13,14 @@ import cli_reference
 import pytest
 import reference
 
+from distillnet.engine.profile import read
+from distillnet.engine.profile_networks import CHECKS, whole
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md"]
 WRITTEN = [page for page in PAGES if page.name not in ("cli.md", "api.md")]
+DEVICE = ROOT / "docs/device.md"
+PROFILES = ROOT / "cloud/distillnet/cloud/board_profiles"
 MAIN = "import sys; from distillnet.device.cli import main; main()"
 
 
@@ -53,6 +58,20 @@ def test_the_command_reference_is_current() -> None:
 def test_the_other_references_are_current() -> None:
     assert reference.api_page() == reference.API.read_text(), "the Python interface has changed: make docs"
     assert reference.mqtt_page() == reference.MQTT.read_text(), "the schemas have changed: make docs"
+
+
+def test_the_boards_figures_are_those_of_their_profiles() -> None:
+    boards = re.findall(
+        r"^\| ([a-z0-9-]+) \| (\S+) at .*, (\w+) \| (\S+) \| (\S+) \| (\d+) % \|$", DEVICE.read_text(), re.M
+    )
+    assert {row[0] for row in boards} == {path.stem for path in PROFILES.glob("*.json")} - {"x86-64"}
+    for board, core, kernels, lite, mobile, error in boards:
+        profile = read(PROFILES / f"{board}.json")
+        assert (profile.how, profile.kernels) == ("estimated", kernels)
+        assert core in profile.machine
+        found = [profile.network_ms(whole(network)[1]) for network in (CHECKS[0], CHECKS[-1])]
+        assert [f"{ms:.3g}" for ms in found] == [lite, mobile], board
+        assert round(100 * profile.error) == int(error), board
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The device's commands: right facts on stdout, clear messages and exit status 2 for what is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,8 @@ def test_doctor_names_what_is_wrong_and_what_to_do(distillnet: Run, config: Path
     wrong = [what for what, finding in findings.items() if finding["verdict"] == "wrong"]
     assert wrong == ["broker"]
     assert "golden vectors agree" in findings["student"]["found"]
+    assert re.search(r"an inference takes [\d.e-]+ ms here", findings["student"]["found"])
+    assert "accelerators" in findings
 
 
 def test_check_config_accepts_a_device_file(distillnet: Run, config: Path) -> None:

@@ -19,6 +19,7 @@ from distillnet.cloud.metrics import Floats, Ints, agreement, confusion, operati
 from distillnet.cloud.rejection import Decision, alarms
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Teacher
 from distillnet.cloud.views import Views
+from distillnet.engine.profile import Profile
 from distillnet.proto.card import Card, CardEvent, DataInfo, ImageInput, Latency, Metric, TeacherInfo
 
 FEW = 1000
@@ -26,7 +27,10 @@ FEW = 1000
 
 @dataclass(frozen=True)
 class Result:
-    """One finished distillation. `scores` (V, K+1) are the int8 student's, calibrated; `truth` (V,)."""
+    """One finished distillation. `scores` (V, K+1) are the int8 student's, calibrated; `truth` (V,).
+
+    `board_ms`: what the student takes on the budget's board, by its table.
+    """
 
     application: Application
     teacher: Teacher
@@ -39,6 +43,8 @@ class Result:
     decision: Decision
     gate: Gate
     speed: Speed
+    board: Profile
+    board_ms: float
     resolution: int
     arena_bytes: int
     curve: list[dict[str, float]]
@@ -61,7 +67,6 @@ def student_card(result: Result) -> Card:
         )
         for index, event in enumerate(result.application.event)
     ]
-    speed = result.speed
     return Card(
         application=result.application.application.name,
         events=events,
@@ -72,15 +77,7 @@ def student_card(result: Result) -> Card:
             Metric(name=name, value=f.value, ci_low=f.low, ci_high=f.high, dataset="own", split="test", n=f.n)
             for name, f in found.items()
         ],
-        latency=[
-            Latency(
-                board=result.application.budget.board if platform.machine() == "x86_64" else platform.machine(),
-                ms=speed.student_ms,
-                threads=1,
-                engine=f"{speed.engine}/{speed.kernels}",
-                how=f"measured on {speed.machine}",
-            )
-        ],
+        latency=_latencies(result),
         teacher=TeacherInfo(
             name=result.teacher.source,
             source=result.teacher.source,
@@ -92,6 +89,30 @@ def student_card(result: Result) -> Card:
         git_revision=_revision(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _latencies(result: Result) -> list[Latency]:
+    """What was measured here, and what the table says of the budget's board where that is another machine."""
+    speed, board = result.speed, result.board
+    here = "x86-64" if platform.machine() == "x86_64" else platform.machine()
+    measured = Latency(
+        board=here,
+        ms=speed.student_ms,
+        threads=1,
+        engine=f"{speed.engine}/{speed.kernels}",
+        how=f"measured on {speed.machine}",
+    )
+    if board.board == here:
+        return [measured]
+    by_table = Latency(
+        board=board.board,
+        ms=result.board_ms,
+        threads=1,
+        engine=f"native/{board.kernels}",
+        how=f"by the board's {board.how} table, off by up to {board.error:.0%} for whole networks"
+        + (": no board was measured" if board.how == "estimated" else ""),
+    )
+    return [by_table, measured]
 
 
 def student_facts(result: Result, student_bytes: int) -> dict[str, Any]:

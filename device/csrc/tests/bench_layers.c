@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "../internal.h"
+#include "file.h"
 #include "peak.h"
 
 enum { MAX_RUNS = 20000, WARM_UP = 20 };
@@ -23,17 +24,6 @@ static double now_ms(void) {
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return x < y ? -1 : x > y;
-}
-
-static uint8_t *read_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0, SEEK_END) != 0) return NULL;
-    *size = (size_t)ftell(file);
-    rewind(file);
-    uint8_t *bytes = malloc(*size + 1);
-    if (bytes != NULL && fread(bytes, 1, *size, file) != *size) return NULL;
-    fclose(file);
-    return bytes;
 }
 
 static void print_shape(const dn_model *m, int tensor) {

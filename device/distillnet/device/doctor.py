@@ -5,6 +5,7 @@ import platform
 import shutil
 import socket
 import sqlite3
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ from distillnet.device.config import DeviceConfig
 from distillnet.device.opencv import cv2
 from distillnet.device.readers import SourceError, open_reader, read
 from distillnet.device.sound.reading import Piece
-from distillnet.engine import ModelError
+from distillnet.device.update.capabilities import board_name
+from distillnet.engine import Model, ModelError, accelerators
 from distillnet.engine.litert import litert_version
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
@@ -26,6 +28,13 @@ from distillnet.proto.archive import StudentError
 Verdict = Literal["ok", "warning", "wrong"]
 
 _LITTLE_DISK_BYTES = 64 << 20
+_LIMITS = {
+    "rpi-zero2": "512 MB of memory: one source, small frames, no desktop",
+    "rpi3": "1 GB of memory and slow cores: a network camera's sub-stream, a few frames a second",
+    "jetson-nano": "the engine runs on the processor; JetPack 4 has an old Python: use the container",
+    "jetson-orin": "the engine runs on the processor; JetPack 6 has Python 3.10: use the container",
+}
+_ROUNDS = 20
 _YEAR_2024 = 1704067200.0
 
 
@@ -45,17 +54,19 @@ class Finding:
 
 def examine(config: DeviceConfig | None) -> list[Finding]:
     """Look at the machine, and with a device file at what that names."""
-    checks: list[Callable[[], Finding]] = [_cpu, _engine, _litert, _clock, _temperature]
+    board = board_name(config.device.board if config else "auto")
+    checks: list[Callable[[], Finding]] = [lambda: _cpu(board), _engine, _litert, _accelerators, _clock, _temperature]
     if config is None:
         checks += [_cameras]
     else:
-        checks += [lambda: _disk(config.device.state_dir), lambda: _broker(config), lambda: _student(config)]
+        checks += [lambda: _disk(config.device.state_dir), lambda: _broker(config), lambda: _student(config, board)]
         checks += [lambda index=i: _source(config, index) for i in range(len(config.source))]  # type: ignore[misc]
     return [check() for check in checks]
 
 
-def _cpu() -> Finding:
-    return Finding("processor", "ok", f"{host.board()} ({platform.machine()}), {os.cpu_count()} cores")
+def _cpu(board: str) -> Finding:
+    found = f"{board}: {host.board()} ({platform.machine()}), {os.cpu_count()} cores"
+    return Finding("processor", "ok", found, _LIMITS.get(board, ""))
 
 
 def _engine() -> Finding:
@@ -71,6 +82,11 @@ def _litert() -> Finding:
         return Finding("litert", "ok", litert_version())
     except ModelError as exc:
         return Finding("litert", "warning", str(exc), "needed only for models the native engine does not know")
+
+
+def _accelerators() -> Finding:
+    found = ", ".join(accelerators.available())
+    return Finding("accelerators", "ok", f"engine.backend may be {found}" if found else "none")
 
 
 def _clock() -> Finding:
@@ -129,7 +145,7 @@ def _broker(config: DeviceConfig) -> Finding:
     return Finding("broker", "ok", f"{where} accepts us")
 
 
-def _student(config: DeviceConfig) -> Finding:
+def _student(config: DeviceConfig, board: str) -> Finding:
     path = config.model.path
     if path is None:
         return Finding("student", "ok", "comes from the update service")
@@ -142,7 +158,20 @@ def _student(config: DeviceConfig) -> Finding:
         return Finding("student", "wrong", f"{path}: {exc}", "get the file again: it is damaged or for another version")
     info = student.model.info
     running = f"{student.card.application} v{student.card.version}, {info['engine']} ({info['kernels']})"
-    return Finding("student", "ok", f"{running}, {count} golden vectors agree")
+    said = [latency for latency in student.card.latency if latency.board == board]
+    promised = "".join(f"; its card says {latency.ms:.3g} ms, {latency.how}" for latency in said)
+    here = f"an inference takes {_inference_ms(student.model):.3g} ms here{promised}"
+    return Finding("student", "ok", f"{running}, {count} golden vectors agree; {here}")
+
+
+def _inference_ms(model: Model) -> float:
+    """Median of some; the first warms up."""
+    x, times = np.zeros(model.info["input"]["shape"], np.int8), []
+    for _ in range(1 + _ROUNDS):
+        begun = time.perf_counter()
+        model.run_tensor(x)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return statistics.median(times[1:])
 
 
 def _source(config: DeviceConfig, index: int) -> Finding:

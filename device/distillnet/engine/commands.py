@@ -100,6 +100,7 @@ def engine(
         report = compare(data, peers=names, threads=threads, seconds=seconds, kernels=kernels, onnx=onnx, ncnn=ncnn)
     except UnsupportedError as exc:
         raise ModelError(f"{model}: not for the native engine: {exc}") from exc
+    report["card_latency"] = _card_latency(data)
     if not layers:
         report.pop("layers")
     if as_json:
@@ -119,9 +120,21 @@ def _print(model: Path, peers: tuple[str, ...], report: dict[str, Any]) -> None:
     for peer in peers:
         ms, ratio, form = (report[f"{peer}_{what}"] for what in ("ms", "ratio", "form"))
         typer.echo(f"  {peer}  {ms:.3f} ms, {ratio:.2f}× as long ({form})")
+    for said in report["card_latency"]:
+        typer.echo(f"  the student's card says {said['ms']:.3g} ms on {said['board']}: {said['how']}")
     for layer in report.get("layers", []):
         speed = layer["macs"] / layer["ms"] / 1e6 if layer["ms"] > 0 else 0.0
         typer.echo(f"  {layer['index']:4} {layer['op']:24} {layer['ms']:8.4f} ms {speed:7.1f} GMAC/s")
+
+
+def _card_latency(data: bytes) -> list[dict[str, Any]]:
+    """What a student's card says of boards; nothing for another `.tflite`."""
+    from distillnet.proto.archive import StudentError, unpack
+
+    try:
+        return [latency.model_dump() for latency in unpack(data).card.latency]
+    except StudentError:
+        return []
 
 
 def _read(path: Path) -> bytes:

@@ -104,6 +104,12 @@ def write(path: Path, profile: Profile) -> None:
         raise ConfigError(f"profile {path}: cannot be written: {exc.strerror}") from exc
 
 
+def network_ms(data: bytes, kernels: str) -> float:
+    """Return the median time of a `.tflite` with one instruction set, one thread, milliseconds."""
+    model = NativeModel(data, kernels=kernels, max_arena_bytes=1 << 30)
+    return _medians([model])[0]
+
+
 def _layer_ms(layer: Layer) -> float:
     model = NativeModel(one_layer(layer), max_arena_bytes=1 << 30)
     x = np.random.default_rng(0).integers(-128, 128, model.info["input"]["shape"]).astype(np.int8)
@@ -118,8 +124,14 @@ def _layer_ms(layer: Layer) -> float:
 def _check(network: Network, bare: Profile) -> Check:
     data, layers = whole(network)
     models: tuple[Model, Model] = (NativeModel(data, max_arena_bytes=1 << 30), LiteRTModel(data))
+    ours, litert = _medians(models)
+    return Check(network=network.name, layers_ms=bare.network_ms(layers), measured_ms=ours, litert_ms=litert)
+
+
+def _medians(models: Sequence[Model]) -> list[float]:
+    """Time models in turns on one input; medians, milliseconds."""
     x = np.random.default_rng(0).integers(-128, 128, models[0].info["input"]["shape"]).astype(np.int8)
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in models]
     end = time.perf_counter() + SECONDS_PER_CHECK
     while len(times[0]) < LEAST_ROUNDS or time.perf_counter() < end:
         for model, spent in zip(models, times, strict=True):
@@ -127,5 +139,4 @@ def _check(network: Network, bare: Profile) -> Check:
             begun = time.perf_counter()
             model.run_tensor(x)
             spent.append((time.perf_counter() - begun) * 1e3)
-    ours, litert = map(statistics.median, times)
-    return Check(network=network.name, layers_ms=bare.network_ms(layers), measured_ms=ours, litert_ms=litert)
+    return list(map(statistics.median, times))

@@ -15,8 +15,10 @@ _BOARDS: Final = (
     ("Raspberry Pi 4", "rpi4"),
     ("Raspberry Pi Compute Module 4", "rpi4"),
     ("Raspberry Pi 3", "rpi3"),
+    ("Raspberry Pi Compute Module 3", "rpi3"),
     ("Raspberry Pi Zero 2", "rpi-zero2"),
     ("Jetson Nano", "jetson-nano"),
+    ("Orin", "jetson-orin"),
 )
 
 
