@@ -1,6 +1,7 @@
 """The native engine behind the common interface: answers on real models, refusals, threads, fallback."""
 
 import json
+import pickle
 import threading
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def test_info_says_what_was_loaded() -> None:
     assert info["engine"] == "native" and info["kernels"] == _engine.kernel_names()[0] and info["threads"] == 1
     assert info["input"] == {"shape": (1, 4, 4, 8), "dtype": "int8", "scale": pytest.approx(0.1), "zero_point": 3}
     assert info["arena_bytes"] >= 256
+
+
+def test_what_a_model_tells_of_itself_can_be_sent_elsewhere() -> None:
+    model = NativeModel(small_model())
+    model.run_tensor(np.zeros((1, 4, 4, 8), np.int8))
+    told = (model.info, model.profile())
+    assert pickle.loads(pickle.dumps(told)) == told
+    assert [layer["op"] for layer in told[1]] == ["RELU"] and told[1][0]["ms"] > 0
 
 
 def test_the_environment_picks_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
