@@ -8,6 +8,7 @@ programs (binfmt_misc), which Debian's qemu-user-static tells it.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -58,12 +59,14 @@ def let_the_kernel_start(arch: str) -> None:
     """Have programs of Debian's `arch` run under qemu-user; raises RootError where they cannot."""
     machine = {debian: machine for machine, debian in NATIVE.items()}[arch]
     handler = BINFMT / f"qemu-{machine}"
-    if not handler.exists() and shutil.which("update-binfmts"):
-        if not (BINFMT / "register").exists():
-            subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], capture_output=True)
-        subprocess.run(["update-binfmts", "--enable", handler.name], capture_output=True)
+    if not (BINFMT / "register").exists():
+        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], capture_output=True)
+    told = Path(f"/usr/lib/binfmt.d/{handler.name}.conf")  # of qemu-user-static, for systemd-binfmt
+    if not handler.exists() and told.exists():
+        with contextlib.suppress(OSError):  # nothing may be registered from a container
+            (BINFMT / "register").write_text(told.read_text())
     if not handler.exists() or "F" not in handler.read_text().partition("flags: ")[2].split("\n")[0]:
-        raise RootError(f"this kernel cannot start {machine} programs: apt-get install qemu-user-static binfmt-support")
+        raise RootError(f"this kernel cannot start {machine} programs: apt-get install qemu-user-static")
 
 
 def main() -> int:
