@@ -68,7 +68,7 @@ def build_device(arch: str, options: Options) -> Path:
         relations = {
             "Depends": ", ".join([*_pythons(options), *_system_packages(root), _bundle(arch, options)]),
             "Recommends": "adduser, systemd",
-            "Suggests": "mosquitto, libportaudio2",
+            "Suggests": "mosquitto, libportaudio2, ffmpeg",
         }
         return _pack(root, content.DEVICE, arch, options, relations)
 

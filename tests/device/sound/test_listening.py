@@ -11,6 +11,7 @@ import pytest
 from distillnet.device.config import EventRule, Source
 from distillnet.device.frames import Chunk
 from distillnet.device.replay import Replay
+from distillnet.device.score import Truth, score
 from distillnet.device.sound.ears import Ears
 from distillnet.device.sound.gate import SoundGate
 from distillnet.engine import ModelError
@@ -74,6 +75,16 @@ def test_replay_is_deterministic(student: Student, make_wav: Callable[..., Path]
     source = Source(id="door", url=str(make_wav(PARTS)))
     lines = [[json.dumps(e.model_dump(mode="json")) for e in Replay(student, source, RULES).events()] for _ in range(2)]
     assert lines[0] == lines[1] and lines[0]
+
+
+def test_what_replay_finds_in_a_sound_is_scored_by_its_truth(student: Student, make_wav: Callable[..., Path]) -> None:
+    source = Source(id="door", url=str(make_wav([*PARTS, (3.0, 500.0)])))
+    events = list(Replay(student, source, RULES).events())
+    truth = Truth(event="low", fps=10, frames=150, tolerance_frames=7, episodes={"door": [(20, 50), (70, 90)]})
+    facts = score(events, truth).facts()
+    assert (facts["episodes"], facts["found"], facts["within_tolerance"], facts["false_alarms"]) == (2, 1, 1, 1)
+    assert facts["false_alarms_per_hour"] == pytest.approx(3600 / 15)
+    assert facts["missed"] == [["door", 70, 90]]  # a high tone sounded there
 
 
 def test_a_closed_gate_skips_inference_and_not_events(student: Student, make_wav: Callable[..., Path]) -> None:
