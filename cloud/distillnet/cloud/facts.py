@@ -15,7 +15,7 @@ from distillnet.cloud.candidate import Candidate
 from distillnet.cloud.data import Dataset
 from distillnet.cloud.export import Gate
 from distillnet.cloud.measure import Speed
-from distillnet.cloud.metrics import Floats, Ints, agreement, confusion, operating_curve, wilson
+from distillnet.cloud.metrics import Floats, Ints, agreement, confusion, det_curves, wilson
 from distillnet.cloud.rejection import Decision, alarms
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Teacher
 from distillnet.cloud.views import Views
@@ -171,7 +171,9 @@ def student_facts(result: Result, student_bytes: int) -> dict[str, Any]:
         ],
         "block_relevance": {str(k): v for k, v in result.candidate.block_rises.items()},
         "blocks_dropped": result.candidate.dropped,
-        "det": _det(result, test, negative),
+        "det": det_curves(
+            result.scores[test], result.truth[test], negative, result.dataset.events, result.decision.enter
+        ),
         "learning": [_point(point) for point in result.curve],
         "seconds": {name: round(value, 2) for name, value in result.seconds.items()},
         "teacher": {
@@ -210,24 +212,6 @@ def _event(result: Result, index: int) -> dict[str, Any]:
         "recall_ci": recall.ci,
         "n": recall.n,
     }
-
-
-def _det(result: Result, test: Ints, negative: Any) -> dict[str, Any]:
-    scores, truth = result.scores[test], result.truth[test]
-    found: dict[str, Any] = {"operating": {}}
-    for index, name in enumerate(result.dataset.events):
-        own = truth == index
-        if not own.any() or not negative.any():
-            continue
-        pair = np.stack([scores[:, index], 1 - scores[:, index]], 1)
-        rates, recalls = operating_curve(pair[own], np.zeros(int(own.sum()), np.int64), pair[negative])
-        found[name] = [[float(rate), float(1 - recall)] for rate, recall in zip(rates, recalls, strict=True)]
-        enter = result.decision.enter[index]
-        found["operating"][name] = [
-            float((scores[negative, index] >= enter).mean()),
-            float((scores[own, index] < enter).mean()),
-        ]
-    return found
 
 
 def _point(point: dict[str, float]) -> dict[str, float]:

@@ -5,8 +5,9 @@ probability; a picture raises an alarm when its best event reaches a threshold.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,3 +164,34 @@ def operating_curve(events: Floats, labels: Ints, negatives: Floats) -> tuple[Fl
     rates = np.unique(np.concatenate([[0.0], np.geomspace(1 / max(len(negatives), 1), 1.0, 60)]))
     recalls = [recall_at(events, labels, alarm_threshold(negatives, float(rate))).value for rate in rates]
     return rates.astype(np.float32), np.array(recalls, np.float32)
+
+
+def det_curves(
+    scores: Floats, truth: Ints, negative: NDArray[np.bool_], events: Sequence[str], enter: Sequence[float]
+) -> dict[str, Any]:
+    """Return each event's [[false alarm rate, miss rate], …] over all thresholds, and where its own puts it.
+
+    Args:
+        scores: of everything judged.
+        truth: its labels.
+        negative: bool (N,), what counts as a false alarm; events without sounds or pictures are left out.
+        events: the K events' names.
+        enter: their thresholds.
+
+    Returns:
+        `{event: [[rate, miss], …], "operating": {event: [rate, miss]}}`.
+
+    """
+    found: dict[str, Any] = {"operating": {}}
+    for index, name in enumerate(events):
+        own = truth == index
+        if not own.any() or not negative.any():
+            continue
+        pair = np.stack([scores[:, index], 1 - scores[:, index]], 1)
+        rates, recalls = operating_curve(pair[own], np.zeros(int(own.sum()), np.int64), pair[negative])
+        found[name] = [[float(rate), float(1 - recall)] for rate, recall in zip(rates, recalls, strict=True)]
+        found["operating"][name] = [
+            float((scores[negative, index] >= enter[index]).mean()),
+            float((scores[own, index] < enter[index]).mean()),
+        ]
+    return found

@@ -206,6 +206,37 @@ def test_streams_are_counted_by_onset_and_by_second() -> None:
     assert found == {"by_event": [1, 1, 0], "by_segment": [2, 3, 0], "delay_s": 1.0}
 
 
+def random_stream(rng: np.random.Generator) -> tuple[list[streams.Truth], np.ndarray, np.ndarray]:
+    truths, at = [], 2.0
+    while at < 280:
+        length = float(rng.uniform(0.5, 6))
+        truths.append(streams.Truth(str(rng.choice(["a", "b", "c"])), at, at + length, 10.0))
+        at += length + float(rng.uniform(3, 9))
+    times = np.arange(1, 600) * 0.5
+    scores = np.zeros((599, 2), np.float32)
+    for index, event in enumerate(("a", "b")):
+        for truth in truths:
+            if (truth.label == event and rng.random() < 0.8) or rng.random() < 0.05:
+                late = rng.uniform(0, 3)
+                scores[(times >= truth.start_s + late) & (times <= truth.end_s + rng.uniform(-1, 2)), index] = 1
+    return truths, times, scores
+
+
+def test_counts_are_those_of_sed_eval() -> None:
+    """Expected is what sed_eval 0.2.1 says of these streams: by onset (collar 1.5 s), and by second."""
+    expected = [
+        ([3, 9, 18], [36, 9, 49]),
+        ([4, 8, 12], [38, 11, 35]),
+        ([4, 14, 14], [50, 13, 27]),
+        ([7, 11, 18], [58, 13, 46]),
+    ]
+    rng = np.random.default_rng(0)
+    for by_event, by_segment in expected:
+        truths, times, scores = random_stream(rng)
+        found = streams._measures(times, scores, ["a", "b"], truths, np.array([0.5, 0.5]), 300.0)
+        assert (found["by_event"], found["by_segment"]) == (by_event, by_segment)
+
+
 def test_thresholds_keep_the_false_alarms_of_the_stream_they_are_chosen_on() -> None:
     """The hearing fires for everything loud: only a threshold above what strangers reach may be chosen."""
     clips = [tone("a", 500.0), tone("b", 2000.0)]

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Recipe:
     features_weight: float = 1.0
     seconds: float = math.inf
     """The learning rate comes down in time for training to end within this, with fewer epochs if need be."""
+
+    @classmethod
+    def of_steps(cls, steps: int, windows: int) -> Self:
+        """Return a recipe of about so many steps on so many windows, however long they take."""
+        return cls(epochs=max(1, round(steps / math.ceil(windows / cls.batch))))
 
 
 WARM_UP = 0.15
