@@ -51,7 +51,9 @@ class DataSection(Strict):
     labelled: Path | None = Field(
         default=None, description="directory per event or teacher class, or a CSV path,label[,group]"
     )
-    unlabelled: list[Path] = Field(default_factory=list, description="directories and videos; the teacher labels them")
+    unlabelled: list[Path] = Field(
+        default_factory=list, description="directories, videos, CSV path[,group]; the teacher labels them"
+    )
     negatives: Path | None = Field(
         default=None, description="directory, or directory per class, of what is none of the events"
     )

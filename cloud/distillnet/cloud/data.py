@@ -127,18 +127,22 @@ def _labelled(place: Path, labels: _Labels) -> list[Item]:
     return items
 
 
-def _csv(path: Path, labels: _Labels) -> list[Item]:
+def _csv(path: Path, labels: _Labels | None) -> list[Item]:
+    """Read a table of pictures; without `labels` the teacher labels them."""
     items = []
+    columns = ("path", "label") if labels else ("path",)
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ConfigError(f"{path}: first line must name the columns path,label[,group]; got {rows.fieldnames}")
+        if not set(columns) <= set(rows.fieldnames or ()):
+            raise ConfigError(
+                f"{path}: first line must name the columns {','.join(columns)}[,group]; got {rows.fieldnames}"
+            )
         for number, row in enumerate(rows, start=2):
             picture = path.parent / row["path"]
             if not picture.is_file():
                 raise ConfigError(f"{path}, line {number}: there is no {picture}")
-            label = labels.index(row["label"], f"{path}, line {number}")
-            negative = row["label"] if label == labels.other else ""
+            label = labels.index(row["label"], f"{path}, line {number}") if labels else None
+            negative = row["label"] if labels and label == labels.other else ""
             group = row.get("group") or str(picture)
             items.append(Item(picture, None, group, path.name, label, negative))
     return items
@@ -165,6 +169,8 @@ def _negatives(place: Path, other: int) -> list[Item]:
 def _unlabelled(place: Path) -> list[Item]:
     if is_video(place):
         return _video(place, None, place.name)
+    if place.suffix == ".csv":
+        return _csv(place, None)
     if is_picture(place):
         return [Item(place, None, str(place), "pictures", None)]
     if place.is_dir():
@@ -173,7 +179,7 @@ def _unlabelled(place: Path) -> list[Item]:
             items += _video(video, None, video.name)
         if items:
             return items
-    raise ConfigError(f"[data] unlabelled: {place} is no picture, no video, and no directory that holds any")
+    raise ConfigError(f"[data] unlabelled: {place} is no picture, no video, no CSV, and no directory that holds any")
 
 
 def _video(path: Path, label: int | None, source: str, negative: str = "") -> list[Item]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillnet.cloud import host
+from distillnet.cloud.fleet import options
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,14 @@ def _command(
     workers: int = typer.Option(1, min=1, help="candidates of the race trained at once, one thread each"),
     executor: str = typer.Option("local", help="where they are trained: local processes, or an existing ray cluster"),
     ray_address: str | None = typer.Option(None, help="of the Ray cluster, host:port; default: this machine's"),
+    from_fleet: bool = typer.Option(
+        False, help="add what boards were unsure of, and their measured profile; fetched into OUT/fleet"
+    ),
+    fleet: Path = typer.Option(
+        Path("distillnet-fleet"), envvar="DISTILLNET_FLEET", help="the fleet service's data directory, or"
+    ),
+    admin: Path | None = options.ADMIN,
+    server: str | None = options.SERVER,
     as_json: bool = typer.Option(False, "--json", help="end with the report's facts as one JSON line on stdout"),
 ) -> None:
     """Distil a student: from an application file and data to student.tflite with an honest report.
@@ -33,6 +42,8 @@ def _command(
     """
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}; expected local or ray", param_hint="--executor")
+    if from_fleet:
+        application = _with_feedback(application, out, options.access(fleet, admin, server), resume=resume)
     host.prepare()
     from distillnet.cloud.pipeline import distill
 
@@ -55,6 +66,18 @@ def _command(
         typer.echo(json.dumps(facts, allow_nan=False))
     else:
         _print(facts)
+
+
+def _with_feedback(application: Path, out: Path, access: Any, *, resume: bool) -> Path:
+    """Fetch what the fleet gives; a run that is resumed goes on with what it began with."""
+    from distillnet.cloud.fleet.from_fleet import APPLICATION, FOLDER, collect
+
+    before = out / FOLDER / APPLICATION
+    if resume and before.is_file():
+        return before
+    collected = collect(application, out, access)
+    Console(stderr=True, highlight=False).print(str(collected), markup=False)
+    return collected.application
 
 
 def _print(facts: dict[str, Any]) -> None:

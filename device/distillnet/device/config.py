@@ -136,6 +136,16 @@ class EvidenceSection(Strict):
     max_age_s: float = Field(default=7 * 86400.0, gt=0)
 
 
+class FeedbackSection(Strict):
+    """`[feedback]`: what the board gives its fleet for the next distillation. Nothing unless asked for."""
+
+    examples: bool = Field(default=False, description="send pictures whose score is close to a threshold")
+    margin: Score = Field(default=0.15, description="so close")
+    per_hour: float = Field(default=6.0, gt=0, description="at most")
+    max_bytes: int = Field(default=32 << 20, ge=1 << 20, description="that wait for the fleet; the oldest go")
+    profile: Path | None = Field(default=None, description="what `distillnet bench --profile FILE` measured; sent once")
+
+
 class UpdateSection(Strict):
     """`[update]`: where students come from, and how carefully a new one is taken."""
 
@@ -172,6 +182,7 @@ class DeviceConfig(Strict):
     outbox: OutboxSection = OutboxSection()
     telemetry: TelemetrySection = TelemetrySection()
     evidence: EvidenceSection = EvidenceSection()
+    feedback: FeedbackSection = FeedbackSection()
     update: UpdateSection = UpdateSection()
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from distillnet.device.slot import ModelSlot
 from distillnet.device.startup import check_sources, first_student, sound_student, updates
 from distillnet.device.strain import Strain
 from distillnet.device.telemetry import SourceCounts, Telemetry
+from distillnet.device.unsure import Unsure
 from distillnet.engine.student import Student
 from distillnet.proto.mqtt import DeviceState, ModelPayload, Topics, encode
 from distillnet.proto.strict import ConfigError
@@ -53,7 +54,7 @@ _LOST_S = 20.0
 _STOP_S = 0.5
 _COMMANDS = 32
 Wake = Literal["stop", "reload", "request"]
-_FIXED = ("device", "model", "sound_model", "engine", "outbox", "update", "evidence")
+_FIXED = ("device", "model", "sound_model", "engine", "outbox", "update", "evidence", "feedback")
 """Sections that take effect at the next start only."""
 
 
@@ -114,11 +115,14 @@ class Daemon:
         self._use_link()
         self._reporter.use(self._link, config)
         self._evidence = Evidence(config.evidence, state_dir)
+        self._unsure = Unsure(config.feedback, state_dir)
         decisions = Decisions(config.event, lambda start_ts, key: uuid7(start_ts))
         announcer = Announcer(
             self._topics, self._session, self._outbox, retain=self._reporter.retain, put=self._courier.waiting, tap=tap
         )
-        self._pipeline = Pipeline(self._slot, self._intake, decisions, announcer, self._telemetry, self._evidence)
+        self._pipeline = Pipeline(
+            self._slot, self._intake, decisions, announcer, self._telemetry, self._evidence, unsure=self._unsure
+        )
         self._pipelines: dict[Sense, Pipeline] = {"sight": self._pipeline}
         hearing: ModelSlot | None = None
         if config.sound_model is not None:
@@ -186,6 +190,7 @@ class Daemon:
         self._say_state(*self._health.state())
         self._courier.start()
         self._evidence.start()
+        self._unsure.start()
         for pipeline in self._pipelines.values():
             pipeline.start()
         self._say_student(student)
@@ -257,6 +262,7 @@ class Daemon:
             if not pipeline.stop(_STOP_S):
                 log.error("an inference thread hangs; its open events are not ended")
         self._evidence.stop(_STOP_S)
+        self._unsure.stop(_STOP_S)
         self._reporter.telemetry(list(self._feeds))
         self._courier.stop(flush_s=_STOP_S)
         self._reporter.status("offline", self._stopped_by)

@@ -22,6 +22,7 @@ from distillnet.device.readers import FINITE, kind_of
 from distillnet.device.slot import ModelSlot, Scores
 from distillnet.device.sound.ears import Ears
 from distillnet.device.telemetry import Telemetry
+from distillnet.device.unsure import Unsure
 from distillnet.engine import ModelError, Zone
 from distillnet.engine.student import Student
 from distillnet.proto.mqtt import StageLatency
@@ -49,6 +50,7 @@ class Pipeline:
         telemetry: Telemetry,
         evidence: Evidence,
         sense: Sense = "sight",
+        unsure: Unsure | None = None,
     ) -> None:
         """Wire the stages; `watch` names the sources, `start` begins."""
         self._slot = slot
@@ -58,6 +60,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._evidence = evidence
         self._sense: Sense = sense
+        self._unsure = unsure
         self._ears = Ears()
         self._shown: set[tuple[str, str]] = set()
         self._latest: dict[str, Frame] = {}
@@ -276,6 +279,8 @@ class Pipeline:
             self._inferred = True
             log.info("first inference %.2f s after the start of the process", host.process_age_s())
         self._slot.record_look(frame.pixels, boxes, look.scores, look.prepare_ms + look.infer_ms)
+        if self._unsure is not None:
+            self._unsure.offer(student, frame, boxes, look.scores, self._decisions)
         known.update(zip(names, look.scores, strict=True))
         return True
 

@@ -119,8 +119,15 @@ def updates(
     hearing: ModelSlot | None = None,
     publish_sound: Callable[[ModelPayload], None] = lambda _: None,
 ) -> Updates | None:
-    """Return the update service of one or both students; None where the device file names no server and no store is."""
+    """Return the update service of one or both students; None where the device file names no server and no store is.
+
+    Raises:
+        ConfigError: `[feedback]` wants to give, and there is nobody to give to.
+
+    """
     if not _takes_updates(config):
+        if config.feedback.examples or config.feedback.profile is not None:
+            raise ConfigError("[feedback] needs a fleet to give to: set update.server and `distillnet enroll`")
         return None
     from distillnet.device.update.service import UpdateService, for_sound
 

@@ -169,11 +169,23 @@ def read(path: Path) -> Profile:
 
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"profile {path}: cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise ConfigError(f"profile {path}: is not JSON: {exc}; make one with distillnet bench --profile") from exc
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"profile {path}: cannot be read: {exc}") from exc
+    return parse(text, where=f"profile {path}")
+
+
+def parse(text: str | bytes, *, where: str) -> Profile:
+    """Read a profile's JSON; `where` names it in messages.
+
+    Raises:
+        ConfigError: no JSON, or no profile; says which.
+
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{where}: is not JSON: {exc}; make one with distillnet bench --profile") from exc
     if not isinstance(document, dict):
-        raise ConfigError(f"profile {path}: expected an object, got a {type(document).__name__}")
-    return validate(document, Profile, where=f"profile {path}")
+        raise ConfigError(f"{where}: expected an object, got a {type(document).__name__}")
+    return validate(document, Profile, where=where)

@@ -35,9 +35,17 @@ from google.protobuf.message import Message
 
 from distillnet.cloud.fleet.client import Access
 from distillnet.cloud.fleet.pki import key_pem, request_for
-from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, artifacts_pb2, enrollment_pb2, enrollment_pb2_grpc, fleet_pb2
+from distillnet.proto.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    artifacts_pb2,
+    enrollment_pb2,
+    enrollment_pb2_grpc,
+    feedback_pb2,
+    fleet_pb2,
+)
 
-MODULES = (admin_pb2, artifacts_pb2, enrollment_pb2, fleet_pb2)
+MODULES = (admin_pb2, artifacts_pb2, enrollment_pb2, feedback_pb2, fleet_pb2)
 OTHERS = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/distillnet.v1.Fleet/Nothing", "/x/y", "/")
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 THREADS = 6

@@ -20,6 +20,8 @@ from distillnet.proto.v1 import (
     artifacts_pb2_grpc,
     enrollment_pb2,
     enrollment_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     fleet_pb2,
     fleet_pb2_grpc,
 )
@@ -32,6 +34,14 @@ CALLS = {
     "Fleet/Connect": (lambda c: list(_connect(c)), None),
     "Renewal/Renew": (
         lambda c: enrollment_pb2_grpc.RenewalStub(c).Renew(enrollment_pb2.RenewRequest(), timeout=9),
+        Code.INVALID_ARGUMENT,
+    ),
+    "Feedback/SendExample": (
+        lambda c: feedback_pb2_grpc.FeedbackStub(c).SendExample(feedback_pb2.Example(), timeout=9),
+        Code.INVALID_ARGUMENT,
+    ),
+    "Feedback/SendProfile": (
+        lambda c: feedback_pb2_grpc.FeedbackStub(c).SendProfile(feedback_pb2.SendProfileRequest(), timeout=9),
         Code.INVALID_ARGUMENT,
     ),
     "Artifacts/Fetch": (
@@ -92,6 +102,10 @@ CALLS = {
         lambda c: list(_admin(c).FetchJobFile(admin_pb2.FetchJobFileRequest(id=9), timeout=9)),
         Code.NOT_FOUND,
     ),
+    "Admin/CollectFeedback": (
+        lambda c: list(_admin(c).CollectFeedback(admin_pb2.CollectFeedbackRequest(), timeout=9)),
+        Code.INVALID_ARGUMENT,
+    ),
 }
 ROLES = ("anonymous", "foreign", "impostor", "device", "viewer", "operator", "admin")
 
@@ -140,7 +154,7 @@ def channels(server, board, tmp_path_factory):
 def test_every_method_of_the_contract_is_in_the_matrix():
     methods = {
         f"{service.name}/{method.name}"
-        for file in (fleet_pb2, artifacts_pb2, admin_pb2, enrollment_pb2)
+        for file in (fleet_pb2, artifacts_pb2, admin_pb2, enrollment_pb2, feedback_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -11,7 +11,7 @@ from typing import Any
 import obstore
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices, inventory, jobs, models, rollouts, telemetry
+from distillnet.cloud.fleet import access, devices, feedback_service, inventory, jobs, models, rollouts, telemetry
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
@@ -278,6 +278,15 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             data = bytes(piece)
             for start in range(0, len(data), _PIECE_BYTES):
                 yield admin_pb2.JobFileChunk(data=data[start : start + _PIECE_BYTES])
+
+    async def CollectFeedback(
+        self, request: admin_pb2.CollectFeedbackRequest, context: Any
+    ) -> AsyncIterator[admin_pb2.CollectedFeedback]:
+        """Stream what boards gave back for an application."""
+        access.check_name(request.application, "application")
+        async for item in feedback_service.collect(self._with.database, self._with.store, request):
+            yield item
+        log.warning("%s collected the examples of %s", caller().name, request.application)
 
 
 def _job_and_log(session: Session, job_id: int) -> tuple[admin_pb2.Job, str]:

@@ -30,6 +30,8 @@ ANY: Final = DEVICE | READ
 PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/distillnet.v1.Fleet/Connect": DEVICE,
     "/distillnet.v1.Renewal/Renew": DEVICE,
+    "/distillnet.v1.Feedback/SendExample": DEVICE,
+    "/distillnet.v1.Feedback/SendProfile": DEVICE,
     "/distillnet.v1.Artifacts/Fetch": ANY,
     "/distillnet.v1.Admin/Publish": ADMIN,
     "/distillnet.v1.Admin/CreateToken": OPERATE,
@@ -51,6 +53,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/distillnet.v1.Admin/WatchJob": READ,
     "/distillnet.v1.Admin/CancelJob": OPERATE,
     "/distillnet.v1.Admin/FetchJobFile": READ,
+    "/distillnet.v1.Admin/CollectFeedback": ADMIN,  # pictures of people's places
     "/grpc.health.v1.Health/Check": ANY,
     "/grpc.health.v1.Health/Watch": ANY,
     "/grpc.health.v1.Health/List": ANY,

@@ -75,6 +75,14 @@ class JobsSection(Strict):
     directory: Path | None = Field(default=None, description="of work; on Ray shared by all nodes; unset = DATA/jobs")
 
 
+class FeedbackSection(Strict):
+    """`[feedback]`: pictures devices were unsure of, for `distill --from-fleet`. Devices send none unless told to."""
+
+    per_day: int = Field(default=200, ge=0, description="examples taken of a device a day; 0 = none")
+    days: float = Field(default=90.0, gt=0, description="how long they are kept")
+    most: int = Field(default=10_000, ge=1, description="examples kept of an application: the newest")
+
+
 class ServeConfig(Strict):
     """The whole file."""
 
@@ -84,6 +92,7 @@ class ServeConfig(Strict):
     fleet: FleetSection = FleetSection()
     mqtt: MqttSection = MqttSection()
     jobs: JobsSection = JobsSection()
+    feedback: FeedbackSection = FeedbackSection()
 
 
 def load(path: Path | None) -> ServeConfig:

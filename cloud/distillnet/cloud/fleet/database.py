@@ -232,6 +232,33 @@ class Job(Base):
     created_by: Mapped[str] = mapped_column(String(63))
 
 
+class Example(Base):
+    """A picture a device was unsure of; its bytes lie in the object store."""
+
+    __tablename__ = "examples"
+    application: Mapped[str] = mapped_column(String(63), primary_key=True)
+    device: Mapped[str] = mapped_column(String(63), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    event: Mapped[str] = mapped_column(String(63))
+    source: Mapped[str] = mapped_column(String(63))
+    ts: Mapped[float]
+    score: Mapped[float]
+    threshold: Mapped[float]
+    model_digest: Mapped[str] = mapped_column(String(71))
+    received_ts: Mapped[float] = mapped_column(index=True)
+    __table_args__ = (Index("examples_of_device", "device", "received_ts"),)
+
+
+class BoardProfile(Base):
+    """What a device's layers cost, as measured there."""
+
+    __tablename__ = "board_profiles"
+    device: Mapped[str] = mapped_column(ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
+    board: Mapped[str] = mapped_column(String(63), index=True)
+    document: Mapped[str] = mapped_column(Text)
+    received_ts: Mapped[float]
+
+
 class WebSession(Base):
     """A sign-in link not used yet (`code`) or a visitor of the dashboard (`cookie`), by hash."""
 

@@ -15,11 +15,18 @@ SERVER = typer.Option(None, "--server", help="host:port, instead of the bundle's
 AS_JSON = typer.Option(False, "--json", help="facts as JSON on stdout")
 
 
+def access(data: Path, bundle: Path | None, server: str | None) -> Any:
+    """Read the access bundle: the one given, else the service's own."""
+    from distillnet.cloud.fleet import client
+
+    return client.Access.read(bundle or data / "admin", server)
+
+
 def stub(data: Path, bundle: Path | None, server: str | None) -> Any:
     """Open an `Admin` stub as a context manager."""
     from distillnet.cloud.fleet import client
 
-    return client.admin(client.Access.read(bundle or data / "admin", server))
+    return client.admin(access(data, bundle, server))
 
 
 def print_json(facts: Any) -> None:

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from obstore.exceptions import BaseError
 from sqlalchemy.orm import Session
 
-from distillnet.cloud.fleet import access, devices, keys, pki, schema, telemetry
+from distillnet.cloud.fleet import access, devices, feedback_service, keys, pki, schema, telemetry
 from distillnet.cloud.fleet.admin import Administration, AdminService
 from distillnet.cloud.fleet.artifacts import ArtifactsService
 from distillnet.cloud.fleet.authorise import Authorise, Translate
@@ -32,6 +32,7 @@ from distillnet.cloud.fleet.config import ServeConfig
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.enrollment import EnrollmentService, Enrolment, FailureLimit, RenewalService
 from distillnet.cloud.fleet.errors import FleetError, RefusedError
+from distillnet.cloud.fleet.feedback_service import FeedbackService
 from distillnet.cloud.fleet.files import write_private
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.intake import Intake
@@ -43,7 +44,14 @@ from distillnet.cloud.fleet.streams import FleetService
 from distillnet.cloud.fleet.web.app import Dashboard, Sources
 from distillnet.cloud.fleet.workbench import Workbench
 from distillnet.proto.identity import Identity
-from distillnet.proto.v1 import admin_pb2, admin_pb2_grpc, artifacts_pb2_grpc, enrollment_pb2_grpc, fleet_pb2_grpc
+from distillnet.proto.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    artifacts_pb2_grpc,
+    enrollment_pb2_grpc,
+    feedback_pb2_grpc,
+    fleet_pb2_grpc,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +69,7 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
-_SERVICES = ("Fleet", "Artifacts", "Admin", "Renewal")
+_SERVICES = ("Fleet", "Artifacts", "Admin", "Renewal", "Feedback")
 
 
 @dataclass(frozen=True)
@@ -189,6 +197,9 @@ def _fleet_server(service: _Service, hub: Hub, checks: Any, calls: Calls, web_po
     fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)
     artifacts_pb2_grpc.add_ArtifactsServicer_to_server(ArtifactsService(service.database, service.store), server)
     enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)
+    feedback_pb2_grpc.add_FeedbackServicer_to_server(
+        FeedbackService(service.config.feedback, service.database, service.store, time.time), server
+    )
 
     def web_address() -> str | None:
         return f"{_reachable(service.config)}:{web_ports[0]}" if web_ports else None
@@ -287,6 +298,9 @@ async def _upkeep(service: _Service) -> None:
             if signed:
                 log.info("signed anew: %s", ", ".join(signed))
             await service.database.write(functools.partial(_forget, config=service.config, now=time.time()))
+            await asyncio.to_thread(
+                feedback_service.forget_old, service.database, service.store, service.config.feedback, time.time()
+            )
         except Exception:  # the next round tries again; half a lifetime is left for that
             log.exception("upkeep failed")
 

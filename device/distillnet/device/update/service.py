@@ -20,6 +20,7 @@ from distillnet.device.update.driver import Driver
 from distillnet.device.update.effects import BoardEffects
 from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TransientError
 from distillnet.device.update.files import Files
+from distillnet.device.update.giveback import GiveBack
 from distillnet.device.update.link import FleetLink
 from distillnet.device.update.machine import ENDS, ON_TRIAL
 from distillnet.device.update.network import metered_by
@@ -135,12 +136,15 @@ class UpdateService:
         self._link: FleetLink = host._link if host is not None else self._make_link()
         if host is not None:
             host._guests.append(self)
+        self._give_back = GiveBack(config, self._link, self._waits_for) if host is None else None
         self._thread = threading.Thread(target=self._run, name="update", daemon=True)
 
     def start(self) -> None:
         """Start connecting and looking."""
         for guest in self._guests:
             guest.start()
+        if self._give_back is not None:
+            self._give_back.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -149,6 +153,8 @@ class UpdateService:
         self._inbox.put("stop")
         for guest in self._guests:
             guest.stop()
+        if self._give_back is not None:
+            self._give_back.stop()
         self._link.stop()
         if self._thread.ident is not None:
             self._thread.join(1.0)

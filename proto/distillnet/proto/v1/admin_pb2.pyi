@@ -1,4 +1,5 @@
 from distillnet.proto.v1 import enrollment_pb2 as _enrollment_pb2
+from distillnet.proto.v1 import feedback_pb2 as _feedback_pb2
 from distillnet.proto.v1 import fleet_pb2 as _fleet_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -489,3 +490,23 @@ class JobFileChunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class CollectFeedbackRequest(_message.Message):
+    __slots__ = ("application", "board", "limit")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    BOARD_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    board: str
+    limit: int
+    def __init__(self, application: _Optional[str] = ..., board: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class CollectedFeedback(_message.Message):
+    __slots__ = ("device", "profile_json", "example")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_JSON_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    profile_json: bytes
+    example: _feedback_pb2.Example
+    def __init__(self, device: _Optional[str] = ..., profile_json: _Optional[bytes] = ..., example: _Optional[_Union[_feedback_pb2.Example, _Mapping]] = ...) -> None: ...

@@ -135,6 +135,11 @@ class AdminStub:
                 request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.SerializeToString,
                 response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.FromString,
                 _registered_method=True)
+        self.CollectFeedback = channel.unary_stream(
+                '/distillnet.v1.Admin/CollectFeedback',
+                request_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectFeedbackRequest.SerializeToString,
+                response_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectedFeedback.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -261,6 +266,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectFeedback(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -363,6 +374,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.FetchJobFile,
                     request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.FromString,
                     response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.SerializeToString,
+            ),
+            'CollectFeedback': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectFeedback,
+                    request_deserializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectFeedbackRequest.FromString,
+                    response_serializer=distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectedFeedback.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -906,6 +922,33 @@ class Admin:
             '/distillnet.v1.Admin/FetchJobFile',
             distillnet_dot_proto_dot_v1_dot_admin__pb2.FetchJobFileRequest.SerializeToString,
             distillnet_dot_proto_dot_v1_dot_admin__pb2.JobFileChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/distillnet.v1.Admin/CollectFeedback',
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectFeedbackRequest.SerializeToString,
+            distillnet_dot_proto_dot_v1_dot_admin__pb2.CollectedFeedback.FromString,
             options,
             channel_credentials,
             insecure,
