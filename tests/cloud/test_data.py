@@ -7,8 +7,9 @@ import pytest
 from distillnet.cloud.application import Application
 from distillnet.cloud.classes import ClassList
 from distillnet.cloud.data import gather
-from distillnet.cloud.places import locate, write_whole
+from distillnet.cloud.places import locate
 from distillnet.cloud.views import plan
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 CLASSES = ClassList(tuple((name,) for name in ["cat", "dog", *(f"thing {i}" for i in range(20))]))

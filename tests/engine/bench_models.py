@@ -40,7 +40,7 @@ def peer_file(model: Path, peer: str) -> Path | None:
 
 def _made(name: str) -> Path:
     from distillnet.cloud.export import to_int8
-    from distillnet.cloud.places import write_whole
+    from distillnet.proto.files import write_whole
 
     path = MADE / f"{name}.tflite"
     if not path.is_file():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from distillnet.cloud.places import write_whole
+from distillnet.proto.files import write_whole
 
 PREFIX, SUFFIX = ".distil", ".pt"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from distillnet.cloud.export import to_int8
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.teacher import Pixels, Teacher, normalise
 from distillnet.cloud.views import shrink_all
 from distillnet.engine import Model, load
 from distillnet.engine.litert import LiteRTModel
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 ROUNDS, MOST_SECONDS = 200, 3.0

@@ -32,7 +32,7 @@ from distillnet.cloud.facts import Result, student_card, student_facts
 from distillnet.cloud.material import Examination
 from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, Ints, softmax
-from distillnet.cloud.places import cache_directory, write_whole
+from distillnet.cloud.places import cache_directory
 from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import Decision, fit_bias, fit_decision, fit_temperature
@@ -42,6 +42,7 @@ from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
 from distillnet.proto.archive import pack
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 1500

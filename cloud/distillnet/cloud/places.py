@@ -4,10 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
-
-__all__ = ["PACKAGE", "cache_directory", "locate", "write_whole"]
 
 PACKAGE = "package:"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distillnet.cloud import report_figures as figures
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.report_style import CSS
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 Facts = Mapping[str, Any]

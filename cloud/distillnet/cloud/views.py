@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from distillnet.cloud.data import Dataset, Item, Split
 from distillnet.cloud.media import Picture, read_frames, read_picture
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.teacher import Floats, Teacher
+from distillnet.proto.files import write_whole
 
 FORMAT = 2
 MOST_CROPS = 12

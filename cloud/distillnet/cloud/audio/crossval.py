@@ -23,10 +23,10 @@ from distillnet.cloud.audio.latency import compare_latency
 from distillnet.cloud.audio.students import StudentShape, predict
 from distillnet.cloud.audio.teacher import SoundTeacher, load
 from distillnet.cloud.metrics import softmax
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.rejection import fit_decision, one_hot
 from distillnet.engine.student import Student
 from distillnet.proto.card import AudioInput, DataInfo
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 FOLDS = ("1", "2", "3", "4")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from distillnet.cloud.audio.crossval import APPLICATIONS, FALSE_ALARMS_PER_HOUR, FOLDS, STREAMED, every_job
 from distillnet.cloud.audio.streams import COLLAR_S
 from distillnet.cloud.metrics import Figure, wilson
-from distillnet.cloud.places import write_whole
+from distillnet.proto.files import write_whole
 
 FIGURE = "eval-audio.svg"
 

@@ -20,11 +20,12 @@ from distillnet.cloud.audio.students import StudentShape, predict
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher, load
 from distillnet.cloud.export import compare
 from distillnet.cloud.metrics import Ints, accuracy, confusion, det_curves, softmax, wilson
-from distillnet.cloud.places import locate, write_whole
+from distillnet.cloud.places import locate
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import EXIT_RATIO, Decision, fit_decision, one_hot
 from distillnet.engine.student import Student
 from distillnet.proto.card import DataInfo, Metric
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 WINDOWS_PER_MINUTE, MOST_WINDOWS = 2000, 12000

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from distillnet.cloud.evaluation.arms import ARMS
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.report_figures import comparison
+from distillnet.proto.files import write_whole
 
 Result = Mapping[str, Any]
 

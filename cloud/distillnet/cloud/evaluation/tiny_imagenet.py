@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from distillnet.cloud.evaluate import ClassesFile
 from distillnet.cloud.media import Picture
 from distillnet.cloud.metrics import Floats, Ints
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.teacher import Teacher
 from distillnet.cloud.views import shrink_all
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError, nearest
 
 SPLITS = ("train", "val", "unseen")

@@ -22,12 +22,12 @@ from distillnet.cloud.evaluation.tiny_imagenet import Archive, Task, load
 from distillnet.cloud.export import dequantise, input_tensor, run_int8, to_int8
 from distillnet.cloud.measure import compare_speed, int8_teacher, machine
 from distillnet.cloud.metrics import Floats, softmax
-from distillnet.cloud.places import write_whole
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.teacher import Teacher, normalise
 from distillnet.cloud.training import predict
 from distillnet.cloud.views import shrink_all
 from distillnet.engine import load as load_model
+from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 ALARM_RATE = 0.01

@@ -128,7 +128,7 @@ def fetch(
     Example: distillnet jobs fetch 3 --out backyard
     """
     from distillnet.cloud.fleet.errors import FleetError
-    from distillnet.cloud.places import write_whole
+    from distillnet.proto.files import write_whole
     from distillnet.proto.v1 import admin_pb2
 
     with options.stub(data, admin, server) as stub:
