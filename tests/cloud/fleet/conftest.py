@@ -251,6 +251,16 @@ def postgres_url() -> Iterator[Any]:
     postgres.remove()
 
 
+@pytest.fixture
+def mosquitto() -> Iterator[Any]:
+    """A broker of our own."""
+    if _engines.Mosquitto.program() is None:
+        pytest.skip("Mosquitto is not installed: would have shown events and telemetry reach the service")
+    broker = _engines.Mosquitto()
+    yield broker
+    broker.remove()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A migrated, empty database: SQLite (in memory where it can be: it syncs every commit), and PostgreSQL."""

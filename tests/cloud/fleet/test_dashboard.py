@@ -11,6 +11,7 @@ import pytest
 from distillnet.cloud.fleet import client, metrics
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.web import charts, sessions
+from distillnet.proto.card import Latency, Metric
 from distillnet.proto.identity import Identity
 from distillnet.proto.v1 import admin_pb2, fleet_pb2
 
@@ -33,9 +34,26 @@ def test_a_chart_is_drawn_from_two_points_on():
     assert "<polyline" in drawn and ">5 ms<" in drawn
 
 
+def test_the_pareto_front_is_what_nothing_beats():
+    points = [(1.0, 0.8, "a"), (2.0, 0.7, "b"), (2.0, 0.9, "c"), (0.5, 0.5, "<d>")]
+    assert [name for _, _, name in charts.pareto(points)] == ["<d>", "a", "c"]
+    drawn = charts.front(points, "ms", "accuracy")
+    assert drawn.count('class="best"') == 3 and drawn.count('class="other"') == 1 and "&lt;d&gt;" in drawn
+    assert charts.front(points[:1], "ms", "accuracy") == ""
+
+
 def test_metrics_text_escapes_labels():
     text = metrics.render({"a": ("gauge", "b", {(("x", 'q"\n\\'),): 1.5})})
     assert text == '# HELP a b\n# TYPE a gauge\na{x="q\\"\\n\\\\"} 1.5\n'
+
+
+def good(value: float) -> list[Metric]:
+    low, high = value - 0.03, value + 0.03
+    return [Metric(name="agreement", value=value, ci_low=low, ci_high=high, dataset="own", split="test", n=412)]
+
+
+def latency(ms: float) -> list[Latency]:
+    return [Latency(board="x86-64", ms=ms, threads=1, engine="native", how="measured")]
 
 
 class Browser:
@@ -88,9 +106,9 @@ def test_nothing_is_shown_without_signing_in(running):
 def test_pages_show_the_fleet_and_an_operator_steers_a_rollout(running, board, tiny_student, tmp_path):
     device = board(running, running.token(applications=["pets"]), "porch")
     with device.connect("pets") as stream:
-        running.publish(tiny_student())
+        running.publish(tiny_student(metrics=good(0.81), latency=latency(0.9)))
         stream.report(stream.receive().directive, fleet_pb2.UPDATE_PHASE_REFUSED, "<script>alert(1)</script>")
-        running.publish(tiny_student(seed=1), hold=True)
+        running.publish(tiny_student(seed=1, metrics=good(0.86), latency=latency(1.4)), hold=True)
         plan = admin_pb2.RolloutPlan(soak_s=1000, max_failure_share=1)
         running.admin().StartRollout(admin_pb2.StartRolloutRequest(application="pets", plan=plan))
         stream.receive()
@@ -104,7 +122,8 @@ def test_pages_show_the_fleet_and_an_operator_steers_a_rollout(running, board, t
         text = operator.get("/")[1]
         assert "porch" in text and "connected" in text
         assert "<script>" not in text and "&lt;script&gt;" in text
-        assert "pets" in operator.get("/models")[1]
+        text = operator.get("/models")[1]
+        assert "pets" in text and "agreement 0.810 [0.780–0.840], n = 412" in text and "version 2</text>" in text
         assert "No telemetry yet" in operator.get("/devices/porch")[1]
         assert operator.get("/devices/nobody")[0] == 404
 

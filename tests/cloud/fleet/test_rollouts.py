@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import paho.mqtt.client as mqtt
 import pytest
 from sqlalchemy import select
 
@@ -13,6 +14,7 @@ from distillnet.cloud.fleet import devices, rollouts, telemetry
 from distillnet.cloud.fleet.access import Spent
 from distillnet.cloud.fleet.database import Assignment, Database, Model, Rollout, RolloutDevice
 from distillnet.cloud.fleet.errors import RefusedError
+from distillnet.proto.mqtt import EventPayload, Quantiles, TelemetryPayload, Topics, encode
 from distillnet.proto.v1 import admin_pb2, fleet_pb2
 
 DIGEST = "sha256:" + "2" * 64
@@ -394,6 +396,67 @@ def test_a_crashing_canary_is_rolled_back_on_real_streams(serve, board, tiny_stu
     assert "b2: crashed" in status(running).reason
     crowd.running = False
     assert crowd.taken["b2"] == [1, 2] and all(crowd.taken[name] == [1] for name in ("b0", "b1", "b3"))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("p99_ms", "events", "why"), [(45.0, 0, "p99 latency is 3.00×"), (15.0, 30, "events an hour")])
+def test_a_canary_that_gets_slow_or_storms_is_stopped_within_its_soak(
+    serve, board, tiny_student, mosquitto, tmp_path, p99_ms, events, why
+):
+    config = tmp_path / "serve.toml"
+    config.write_text(f'[mqtt]\nhost = "127.0.0.1"\nport = {mosquitto.port}\n')
+    running = serve("--config", str(config))
+    boards = [board(running, running.token(applications=["pets"]), f"b{n}") for n in range(4)]
+    crowd = Boards(boards)
+    crowd.start()
+    first = running.publish(tiny_student()).digest
+    until(lambda: sum(len(row.models) for row in running.devices().values()) == 4)
+    second = running.publish(tiny_student(seed=1), hold=True).digest
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.connect("127.0.0.1", mosquitto.port)
+    client.loop_start()
+
+    def samples() -> int:
+        return len(running.admin().ListTelemetry(admin_pb2.ListTelemetryRequest(), timeout=15).samples)
+
+    for name in crowd.taken:
+        for minute in range(10, 0, -1):
+            told(client, name, time.time() - 60.0 * minute, 15.0, first)
+    until(lambda: samples() == 40)
+    plan = admin_pb2.RolloutPlan(canary_devices=["b2"], soak_s=60, max_latency_ratio=1.5, max_event_ratio=4.0)
+    running.admin().StartRollout(admin_pb2.StartRolloutRequest(application="pets", plan=plan))
+    until(lambda: status(running).waves[0].committed == 1)
+    for number in range(3):
+        told(client, "b2", time.time(), p99_ms, second)
+        for each in range(events):
+            seen(client, "b2", f"{number}-{each}", second)
+        time.sleep(0.5)
+    until(lambda: status(running).state == "rolled-back")
+    assert why in status(running).reason
+    until(lambda: {model.version for row in running.devices().values() for model in row.models} == {1})
+    crowd.running = False
+    client.loop_stop()
+    assert crowd.taken == {"b0": [1], "b1": [1], "b2": [1, 2], "b3": [1]}, "the other waves were not touched"
+
+
+def told(client, device: str, ts: float, p99_ms: float, digest: str) -> None:
+    """Publish a minute's telemetry."""
+    quantiles = Quantiles(p50=p99_ms / 2, p95=p99_ms, p99=p99_ms, max=p99_ms, n=100)
+    payload = TelemetryPayload(
+        session="s", ts=ts, interval_s=60.0, uptime_s=1.0, model_digest=digest, stages={"end_to_end": quantiles},
+        sources={}, outbox_events=0, outbox_bytes=0, rss_bytes=1, cpu_share=0.1,
+    )  # fmt: skip
+    client.publish(Topics(device).telemetry, encode(payload))
+
+
+def seen(client, device: str, identity: str, digest: str) -> None:
+    """Publish the beginning of an event."""
+    now = time.time()
+    payload = EventPayload(
+        id=identity, seq=0, session="s", phase="new", source="cam", event="cat", score=0.9, top_score=0.9,
+        start_ts=now, frame_ts=now, model_digest=digest,
+    )  # fmt: skip
+    client.publish(Topics(device).event("cam", "cat"), encode(payload), qos=1)
 
 
 def status(running):

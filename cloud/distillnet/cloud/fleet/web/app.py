@@ -21,7 +21,7 @@ from distillnet.cloud.fleet.devices import phase_name
 from distillnet.cloud.fleet.errors import RefusedError
 from distillnet.cloud.fleet.hub import Hub
 from distillnet.cloud.fleet.intake import Intake
-from distillnet.cloud.fleet.web import charts, sessions
+from distillnet.cloud.fleet.web import catalogue, charts, sessions
 from distillnet.proto.v1 import admin_pb2
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Dashboard:
 
     async def _models(self, request: web.Request) -> web.Response:
         rows = await self._from.database.read(lambda session: models.published(session, ""))
-        return self._page("models.html", request, models=rows)
+        return self._page("models.html", request, shelves=catalogue.shelves(rows))
 
     async def _rollouts(self, request: web.Request) -> web.Response:
         rows = await self._from.database.read(
