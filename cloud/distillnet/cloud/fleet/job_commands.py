@@ -19,15 +19,15 @@ def register(app: typer.Typer) -> None:
 
 
 @jobs_app.command("submit")
+@options.asks
 def submit(
     application: list[Path] = typer.Argument(help="application files; data must be readable where jobs run"),
     minutes: float | None = typer.Option(None, min=0.05, help="of search and training; default: what the file says"),
     seed: int | None = typer.Option(None, min=0, help="default: what the file says"),
     wait: bool = typer.Option(False, help="show the log of each until it is done; fail if it fails"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Put distillations in the queue.
 
@@ -37,7 +37,7 @@ def submit(
     from distillnet.proto.v1 import admin_pb2
 
     specs = [portable(path) for path in application]
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = []
         for spec in specs:
             request = admin_pb2.SubmitDistillationRequest(application_toml=spec, minutes=minutes or 0.0, seed=seed)
@@ -50,46 +50,46 @@ def submit(
 
 
 @jobs_app.command("list")
+@options.asks
 def list_jobs(
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Show the newest jobs and how far they are.
 
     Example: distillnet jobs list --json
     """
-    _list(0, data, admin, server, as_json)
+    _list(0, service, as_json)
 
 
 @jobs_app.command("show")
+@options.asks
 def show(
     job: int = typer.Argument(min=1),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Show one job.
 
     Example: distillnet jobs show 3
     """
-    _list(job, data, admin, server, as_json)
+    _list(job, service, as_json)
 
 
 @jobs_app.command("logs")
+@options.asks
 def logs(
     job: int = typer.Argument(min=1),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
+    *,
+    service: options.Service,
 ) -> None:
     """Show a job's log, and go on showing it until the job ends.
 
     Example: distillnet jobs logs 3
     """
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         last = _follow(stub, job, sys.stdout)
     if last.state != "done":
         typer.echo(f"job {job}: {last.state}: {last.reason}", err=True)
@@ -97,12 +97,12 @@ def logs(
 
 
 @jobs_app.command("cancel")
+@options.asks
 def cancel(
     job: int = typer.Argument(min=1),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """End a job.
 
@@ -110,18 +110,18 @@ def cancel(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         _show([stub.CancelJob(admin_pb2.CancelJobRequest(id=job), timeout=options.TIMEOUT_S)], as_json)
 
 
 @jobs_app.command("fetch")
+@options.asks
 def fetch(
     job: int = typer.Argument(min=1),
     out: Path = typer.Option(Path("student"), help="folder for student.tflite, report.html and report.json"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Fetch what a job made.
 
@@ -131,7 +131,7 @@ def fetch(
     from distillnet.proto.files import write_whole
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         row = stub.ListJobs(admin_pb2.ListJobsRequest(id=job), timeout=options.TIMEOUT_S).jobs[0]
         if row.state != "done":
             raise FleetError(f"job {job} is {row.state}: it has made nothing to fetch")
@@ -148,10 +148,10 @@ def fetch(
         typer.echo("\n".join(str(out / name) for name in row.files))
 
 
-def _list(job: int, data: Path, admin: Path | None, server: str | None, as_json: bool) -> None:
+def _list(job: int, service: options.Service, as_json: bool) -> None:
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListJobs(admin_pb2.ListJobsRequest(id=job), timeout=options.TIMEOUT_S).jobs
     _show(rows, as_json)
 

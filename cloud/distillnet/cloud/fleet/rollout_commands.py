@@ -1,7 +1,6 @@
 """`distillnet rollout …` and `distillnet tag`."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,14 +18,14 @@ def register(app: typer.Typer) -> None:
     app.add_typer(rollout_app, name="rollout")
 
 
+@options.asks
 def tag(
     device: list[str] = typer.Argument(),
     add: list[str] = typer.Option([], help="a word to put on; may be repeated"),
     remove: list[str] = typer.Option([], help="a word to take off; may be repeated"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Put tags on devices and take others off; rollouts choose devices by them.
 
@@ -35,7 +34,7 @@ def tag(
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.TagDevicesRequest(devices=device, add=add, remove=remove)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         response = stub.TagDevices(request, timeout=options.TIMEOUT_S)
     if as_json:
         options.print_json({"devices": response.devices})
@@ -44,6 +43,7 @@ def tag(
 
 
 @rollout_app.command("start")
+@options.asks
 def start(
     application: str = typer.Argument(),
     version: int = typer.Option(0, min=0, help="published with --hold [default: the newest]"),
@@ -58,10 +58,9 @@ def start(
     max_event_ratio: float = typer.Option(0.0, min=0, help="of events per hour, after to before; more stops it"),
     tag: list[str] = typer.Option([], help="only devices with any of these tags"),
     delay: float = typer.Option(0.0, min=0, help="seconds until it starts"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Start a rollout: the canary first, then wave after wave, stopping by itself when devices refuse or roll back.
 
@@ -89,17 +88,17 @@ def start(
     request = admin_pb2.StartRolloutRequest(
         application=application, version=version, plan=plan, tags=tag, start_ts=start_ts
     )
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         _show([stub.StartRollout(request, timeout=options.TIMEOUT_S)], as_json)
 
 
 @rollout_app.command("status")
+@options.asks
 def status(
     rollout: int = typer.Argument(0, help="its number [default: all]"),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Show how far rollouts are.
 
@@ -107,67 +106,65 @@ def status(
     """
     from distillnet.proto.v1 import admin_pb2
 
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListRollouts(admin_pb2.ListRolloutsRequest(id=rollout), timeout=options.TIMEOUT_S).rollouts
     _show(rows, as_json)
 
 
 @rollout_app.command("pause")
+@options.asks
 def pause(
     rollout: int = typer.Argument(),
     reason: str = typer.Option(""),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Tell no further device until resumed.
 
     Example: distillnet rollout pause 3
     """
-    _steer(rollout, "ACTION_PAUSE", reason, data, admin, server, as_json)
+    _steer(rollout, "ACTION_PAUSE", reason, service, as_json)
 
 
 @rollout_app.command("resume")
+@options.asks
 def resume(
     rollout: int = typer.Argument(),
     reason: str = typer.Option(""),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Go on; failures up to now count no more, and telemetry is no longer judged.
 
     Example: distillnet rollout resume 3
     """
-    _steer(rollout, "ACTION_RESUME", reason, data, admin, server, as_json)
+    _steer(rollout, "ACTION_RESUME", reason, service, as_json)
 
 
 @rollout_app.command("abort")
+@options.asks
 def abort(
     rollout: int = typer.Argument(),
     take_back: bool = typer.Option(False, help="send the devices told so far back to their previous student"),
     reason: str = typer.Option(""),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """Stop for good; devices stay where they are unless taken back.
 
     Example: distillnet rollout abort 3 --take-back --reason "too many false alarms"
     """
-    _steer(rollout, "ACTION_ROLL_BACK" if take_back else "ACTION_ABORT", reason, data, admin, server, as_json)
+    _steer(rollout, "ACTION_ROLL_BACK" if take_back else "ACTION_ABORT", reason, service, as_json)
 
 
-def _steer(
-    rollout: int, action: str, reason: str, data: Path, admin: Path | None, server: str | None, as_json: bool
-) -> None:
+def _steer(rollout: int, action: str, reason: str, service: options.Service, as_json: bool) -> None:
     from distillnet.proto.v1 import admin_pb2
 
     request = admin_pb2.SteerRolloutRequest(id=rollout, action=action, reason=reason)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         _show([stub.SteerRollout(request, timeout=options.TIMEOUT_S)], as_json)
 
 

@@ -1,7 +1,6 @@
 """`distillnet events` and `distillnet telemetry`: what devices said over MQTT."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,15 +17,15 @@ def register(app: typer.Typer) -> None:
     app.command("telemetry")(list_telemetry)
 
 
+@options.asks
 def list_events(
     device: str = typer.Option("", help="only this device"),
     event: str = typer.Option("", help="only this event"),
     hours: float = typer.Option(24.0, min=0, help="back from now"),
     limit: int = typer.Option(100, min=1, max=10_000),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """List what devices saw, newest first.
 
@@ -36,7 +35,7 @@ def list_events(
 
     since_ts = time.time() - hours * 3600.0
     request = admin_pb2.ListEventsRequest(device=device, event=event, since_ts=since_ts, limit=limit)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListEvents(request, timeout=options.TIMEOUT_S).events
     if as_json:
         options.print_json([_plain(row) for row in rows])
@@ -49,14 +48,14 @@ def list_events(
     Console().print(table)
 
 
+@options.asks
 def list_telemetry(
     device: str = typer.Option("", help="only this device"),
     hours: float = typer.Option(1.0, min=0, help="back from now"),
     limit: int = typer.Option(100, min=1, max=10_000),
-    data: Path = options.DATA,
-    admin: Path | None = options.ADMIN,
-    server: str | None = options.SERVER,
     as_json: bool = options.AS_JSON,
+    *,
+    service: options.Service,
 ) -> None:
     """List how devices fare, newest first.
 
@@ -66,7 +65,7 @@ def list_telemetry(
 
     since_ts = time.time() - hours * 3600.0
     request = admin_pb2.ListTelemetryRequest(device=device, since_ts=since_ts, limit=limit)
-    with options.stub(data, admin, server) as stub:
+    with service.stub() as stub:
         rows = stub.ListTelemetry(request, timeout=options.TIMEOUT_S).samples
     if as_json:
         options.print_json([_plain(row) for row in rows])
