@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", default="1250,2500,5000", help="how many on streams; one run each; empty = none")
     parser.add_argument("--processes", type=int, default=4, help="that play the devices")
-    parser.add_argument("--ramp", type=float, default=200.0, help="new connections a second, at most")
+    parser.add_argument("--ramp", type=float, default=80.0, help="new connections a second, at most")
     parser.add_argument(
         "--telemetry", default="sqlite:1000,postgres:2000", help="database:messages a second; empty = none"
     )
@@ -176,9 +176,10 @@ def _streams(
         share = identities[number :: given.processes]
         context.Process(target=_play, args=(theirs, ready["port"], share, given.ramp / given.processes)).start()
         pipes.append(ours)
-    began = time.monotonic()
+    began, spent = time.monotonic(), sum(process.cpu_times()[:2])
     connected = sum(pipe.recv() for pipe in pipes)
     connect_s = time.monotonic() - began
+    connect_cpu_s = sum(process.cpu_times()[:2]) - spent
     time.sleep(2.0)
     spent, waited = sum(process.cpu_times()[:2]), time.monotonic()
     time.sleep(5.0)
@@ -197,6 +198,7 @@ def _streams(
         "connected": float(connected),
         "connect_s": connect_s,
         "connections_per_s": connected / connect_s,
+        "connect_cpu_ms": 1e3 * connect_cpu_s / connected,
         "kib_per_device": resident / 1024 / connected,
         "idle_cpu_share": idle,
         "publish_s": done - asked,
@@ -241,11 +243,11 @@ async def _device(name: str, bundle: Access, port: int, connected: list[str], he
         stream = fleet_pb2_grpc.FleetStub(channel).Connect(wait_for_ready=True)
         hello = fleet_pb2.Hello(applications=[APPLICATION], session="bench")
         await stream.write(fleet_pb2.DeviceMessage(hello=hello))
-        beats = None
+        beats, runs = None, [fleet_pb2.InstalledModel(application=APPLICATION, version=1, digest="sha256:" + "0" * 64)]
         while (message := await stream.read()) is not grpc.aio.EOF:
             if message.HasField("welcome"):
                 connected.append(name)
-                beats = asyncio.create_task(_beat(stream, message.welcome.heartbeat_s))
+                beats = asyncio.create_task(_beat(stream, message.welcome.heartbeat_s, runs))
             elif message.HasField("directive"):
                 heard.setdefault(name, time.time())
                 wanted = message.directive.update
@@ -257,14 +259,18 @@ async def _device(name: str, bundle: Access, port: int, connected: list[str], he
                     digest=wanted.digest,
                 )
                 await stream.write(fleet_pb2.DeviceMessage(report=report))
+                runs[0] = fleet_pb2.InstalledModel(
+                    application=wanted.application, version=wanted.version, digest=wanted.digest
+                )
         if beats is not None:
             beats.cancel()
 
 
-async def _beat(stream: Any, every_s: float) -> None:
+async def _beat(stream: Any, every_s: float, runs: list[fleet_pb2.InstalledModel]) -> None:
+    """Say now and then what runs, as a board does."""
     while True:
         await asyncio.sleep(every_s)
-        await stream.write(fleet_pb2.DeviceMessage(heartbeat=fleet_pb2.Heartbeat()))
+        await stream.write(fleet_pb2.DeviceMessage(heartbeat=fleet_pb2.Heartbeat(models=runs)))
 
 
 def _artefacts(home: Path, ready: dict[str, Any]) -> Figures:

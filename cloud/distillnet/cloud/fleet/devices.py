@@ -77,21 +77,29 @@ def hello(session: Session, device: str, hello: fleet_pb2.Hello, instance: str, 
     session.flush()
     set_installed(session, device, hello.models)
     named = [*hello.applications, *(model.application for model in hello.models)]
-    _assign_new(session, row, named, now)
+    if not any(wish.state == "open" for wish in _assign_new(session, row, named, now)):
+        return []
     _settle(session, device)
     return news(session, [device])
 
 
 def set_installed(session: Session, device: str, installed: Iterable[fleet_pb2.InstalledModel]) -> None:
     """Replace what a device says it runs."""
-    session.execute(delete(Installed).where(Installed.device == device))
-    rows = {model.application: model for model in list(installed)[:_MAX_APPLICATIONS] if model.application}
-    for model in rows.values():
-        session.add(
-            Installed(
-                device=device, application=model.application[:63], version=model.version, digest=model.digest[:71]
-            )
-        )
+    told = {
+        model.application[:63]: (model.version, model.digest[:71])
+        for model in list(installed)[:_MAX_APPLICATIONS]
+        if model.application
+    }
+    known = {row.application: row for row in session.scalars(select(Installed).where(Installed.device == device))}
+    if told == {application: (row.version, row.digest) for application, row in known.items()}:
+        return
+    for row in known.values():
+        session.delete(row)
+    session.flush()
+    session.add_all(
+        Installed(device=device, application=application, version=version, digest=digest)
+        for application, (version, digest) in told.items()
+    )
     session.flush()
 
 
@@ -256,7 +264,8 @@ def capabilities_dict(capabilities: enrollment_pb2.Capabilities) -> dict[str, An
     }
 
 
-def _assign_new(session: Session, device: Device, named: list[str], now: float) -> None:
+def _assign_new(session: Session, device: Device, named: list[str], now: float) -> list[Assignment]:
+    """Wish for what the device names and nobody has wished for yet; returns all its wishes."""
     rows = {row.application: row for row in session.scalars(select(Assignment).where(Assignment.device == device.id))}
     for application in dict.fromkeys(named):
         if application in rows or device.restricted or len(rows) >= _MAX_APPLICATIONS or len(application) > 63:
@@ -271,6 +280,7 @@ def _assign_new(session: Session, device: Device, named: list[str], now: float) 
             if model is not None:
                 _open(row, "update", model.version, "", now)
     session.flush()
+    return list(rows.values())
 
 
 def _settle(session: Session, device: str) -> None:

@@ -30,6 +30,7 @@ class Connection:
     def __init__(self, device: str) -> None:
         self.device = device
         self.heard = time.monotonic()
+        self.installed: list[fleet_pb2.InstalledModel] = []  # as it said last
         self._queue: asyncio.Queue[fleet_pb2.CloudMessage | None] = asyncio.Queue()
         self._sent: set[str] = set()
         self._refusal: RefusedError | None = None

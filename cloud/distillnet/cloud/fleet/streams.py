@@ -39,6 +39,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             open_now = await self._database.write(
                 lambda session: devices.hello(session, device, hello, self._hub.instance, now)
             )
+            connection.installed = list(hello.models)
             for item in open_now:
                 connection.tell(item.directive)
             reader = asyncio.create_task(self._listen(requests, connection), name=f"listen-{device}")
@@ -55,7 +56,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         try:
             async for message in requests:
                 self._hub.hear(connection)
-                await self._take(connection.device, message)
+                await self._take(connection, message)
         except asyncio.CancelledError:
             raise
         except RefusedError as exc:
@@ -66,8 +67,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         finally:
             connection.end()
 
-    async def _take(self, device: str, message: fleet_pb2.DeviceMessage) -> None:
-        kind = message.WhichOneof("message")
+    async def _take(self, connection: Connection, message: fleet_pb2.DeviceMessage) -> None:
+        device, kind = connection.device, message.WhichOneof("message")
         if kind == "report":
             report, now = message.report, self._clock()
             log.info(
@@ -79,9 +80,12 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                 report.reason[:200],
             )
             await self._database.write(lambda session: devices.report(session, device, report, now))
+            connection.installed = []  # a report changes what we hold for installed: the next heartbeat counts
         elif kind == "heartbeat" and message.heartbeat.models:
             installed = list(message.heartbeat.models)
-            await self._database.write(lambda session: devices.set_installed(session, device, installed))
+            if installed != connection.installed:  # thousands of boards say the same every few seconds
+                await self._database.write(lambda session: devices.set_installed(session, device, installed))
+                connection.installed = installed
         elif kind == "hello":
             raise RefusedError(Code.INVALID_ARGUMENT, "Hello is the first message of a stream, once")
 
