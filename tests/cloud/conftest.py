@@ -1,6 +1,11 @@
-"""What several of these tests distil."""
+"""What several of these tests distil; modules beside this one can be imported by them."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

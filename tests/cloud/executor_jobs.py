@@ -13,6 +13,14 @@ def later_first(item: int) -> int:
     return item * item
 
 
+def has_workers_of_its_own(item: tuple[str, int]) -> list[int]:
+    from distillnet.cloud.executor import open_executor
+
+    kind, first = item
+    with open_executor(kind, workers=2) as executor:
+        return executor.map(later_first, [first, first + 1])
+
+
 def die_once(place: Path) -> str:
     if not place.exists():
         place.touch()
@@ -37,21 +45,6 @@ def who(_: int) -> tuple[int, str]:
 def wait(place: Path) -> None:
     place.touch()
     time.sleep(60)
-
-
-def train_a_little(seed: int) -> float:
-    import torch
-
-    torch.manual_seed(seed)
-    network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    pictures, wanted = torch.randn(64, 16), torch.randint(0, 4, (64,))
-    for _ in range(50):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(pictures), wanted)
-        loss.backward()
-        optimiser.step()
-    return float(loss)
 
 
 def node(seconds: float) -> str:

@@ -25,6 +25,11 @@ def test_results_come_in_the_order_of_the_items(jobs: Any) -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_a_job_may_have_workers_of_its_own(jobs: Any) -> None:
+    with open_executor("local", workers=2) as executor:
+        assert executor.map(jobs.has_workers_of_its_own, [("local", 0), ("local", 2)]) == [[0, 1], [4, 9]]
+
+
 def test_a_killed_worker_costs_no_result(jobs: Any, tmp_path: Path) -> None:
     places = [tmp_path / name for name in "abc"]
     with open_executor("local", workers=2) as executor:

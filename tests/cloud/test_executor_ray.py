@@ -12,12 +12,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from small_race import course, weights
 
-from distillnet.cloud.executor import RETRIES, CancelledError, ExecutorError, open_executor
+from distillnet.cloud import race
+from distillnet.cloud.course import Course
+from distillnet.cloud.executor import RETRIES, CancelledError, Executor, ExecutorError, open_executor
+from distillnet.cloud.training import Recipe
 from distillnet.proto.strict import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -103,14 +109,25 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("executor_jobs")
 
 
-def test_two_and_four_workers_find_what_local_finds(cluster: str, jobs: Any) -> None:
-    seeds = list(range(8))
-    with open_executor("local", workers=2) as executor:
-        local = executor.map(jobs.train_a_little, seeds)
+def test_the_race_has_the_same_winner_on_two_and_four_workers_as_locally(cluster: str, tmp_path: Path) -> None:
+    recipe = Recipe(seconds=float("inf"), steps=8, batch=8)
+
+    def winner(place: str, executor: Executor) -> tuple[list[tuple[str, float]], torch.Tensor]:
+        courses = [course(name, tmp_path / place, recipe, seed=index) for index, name in enumerate("abcd")]
+        with executor:
+            out = race.run(courses, lambda some, share: executor.map(partial(Course.teach, share=share), some))
+        return [(trained.entrant.name, trained.merit) for trained in out], weights(out[0])
+
+    ranking, learnt = winner("local", open_executor("local", workers=2))
     for workers in (2, 4):
-        with open_executor("ray", workers=workers, address=cluster) as executor:
-            assert executor.map(jobs.train_a_little, seeds) == local, f"{workers} workers"
-    assert len(set(local)) == len(seeds)
+        found = winner(f"ray-{workers}", open_executor("ray", workers=workers, address=cluster))
+        assert found[0] == ranking, f"{workers} workers"
+        assert torch.equal(found[1], learnt), f"{workers} workers"
+
+
+def test_a_job_may_have_workers_of_its_own(cluster: str, jobs: Any) -> None:
+    with open_executor("ray", workers=2, address=cluster) as executor:
+        assert executor.map(jobs.has_workers_of_its_own, [("ray", 0), ("ray", 2)]) == [[0, 1], [4, 9]]
 
 
 def test_jobs_run_on_several_nodes_at_once(cluster: str, jobs: Any) -> None:

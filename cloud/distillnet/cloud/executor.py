@@ -180,7 +180,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.job: int | None = None
-        self._process = context.Process(target=_work, args=(theirs, threads), name="distillnet-worker", daemon=True)
+        # No daemon in Python's sense: a job may open an executor of its own. It ends with its parent all the same.
+        self._process = context.Process(target=_work, args=(theirs, threads), name="distillnet-worker")
         self._process.start()
         theirs.close()
 
@@ -275,8 +276,10 @@ class RayExecutor:
         except ModuleNotFoundError as exc:
             raise ExecutorError("executor 'ray' needs Ray: pip install 'distillnet[ray]'") from exc
         self._ray = ray
+        self._connects = not ray.is_initialized()  # a task that runs tasks is connected already
         try:
-            ray.init(address=address or "auto", logging_level="warning", log_to_driver=False)
+            if self._connects:
+                ray.init(address=address or "auto", logging_level="warning", log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as exc:
             raise ExecutorError(
                 f"Ray cluster {address or 'of this machine'}: {exc}; start one with `ray start`"
@@ -285,7 +288,7 @@ class RayExecutor:
         self._options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": RETRIES}
         self._cancelled = threading.Event()
         if gpus > max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0):
-            ray.shutdown()
+            self.__exit__()
             raise ExecutorError(f"no node of the Ray cluster has {gpus:g} GPUs")
 
     def __enter__(self) -> Self:
@@ -294,7 +297,8 @@ class RayExecutor:
 
     def __exit__(self, *_: object) -> None:
         """Disconnect; the cluster stays."""
-        self._ray.shutdown()
+        if self._connects:
+            self._ray.shutdown()
 
     def cancel(self) -> None:
         """Give up the map under way."""

@@ -32,6 +32,7 @@ _DEFAULT_TTL_S = 3600.0
 _MAX_TTL_S = 30 * 86400.0
 _ACCESS_DAYS = 365.0
 _WATCH_S = 0.5
+_MOST_WORKERS = 256
 _PIECE_BYTES = 256 << 10
 
 
@@ -229,9 +230,15 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             application = spec.check(request.application_toml).application.name
         except ConfigError as exc:
             raise RefusedError(Code.INVALID_ARGUMENT, str(exc)) from exc
-        options = {"minutes": request.minutes or None, "seed": request.seed if request.HasField("seed") else None}
+        options = {
+            "minutes": request.minutes or None,
+            "seed": request.seed if request.HasField("seed") else None,
+            "workers": request.workers or 1,
+        }
         if request.minutes < 0:
             raise RefusedError(Code.INVALID_ARGUMENT, f"minutes must be more than 0; got {request.minutes:g}")
+        if request.workers > _MOST_WORKERS:
+            raise RefusedError(Code.INVALID_ARGUMENT, f"workers must be 1–{_MOST_WORKERS}; got {request.workers}")
         by, now = caller().name, self._with.clock()
         job = await self._with.database.write(
             lambda session: jobs.message(jobs.submit(session, application, request.application_toml, options, by, now))

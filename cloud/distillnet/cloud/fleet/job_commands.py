@@ -24,6 +24,7 @@ def submit(
     application: list[Path] = typer.Argument(help="application files; data must be readable where jobs run"),
     minutes: float | None = typer.Option(None, min=0.05, help="of search and training; default: what the file says"),
     seed: int | None = typer.Option(None, min=0, help="default: what the file says"),
+    workers: int = typer.Option(1, min=1, max=256, help="candidates of one race trained at once, one thread each"),
     wait: bool = typer.Option(False, help="show the log of each until it is done; fail if it fails"),
     as_json: bool = options.AS_JSON,
     *,
@@ -40,7 +41,9 @@ def submit(
     with service.stub() as stub:
         rows = []
         for spec in specs:
-            request = admin_pb2.SubmitDistillationRequest(application_toml=spec, minutes=minutes or 0.0, seed=seed)
+            request = admin_pb2.SubmitDistillationRequest(
+                application_toml=spec, minutes=minutes or 0.0, seed=seed, workers=workers
+            )
             rows.append(stub.SubmitDistillation(request, timeout=options.TIMEOUT_S))
         if wait:
             rows = [_follow(stub, row.id) for row in rows]

@@ -99,7 +99,9 @@ class Workbench:
         """Run until the end; returns why it failed, or None."""
         place.mkdir(parents=True, exist_ok=True)
         (place / runner.APPLICATION).write_text(job.spec)
-        settings = job.options | self._config.model_dump(include={"executor", "address", "threads", "gpus"})
+        settings = (
+            {"workers": 1} | job.options | self._config.model_dump(include={"executor", "address", "threads", "gpus"})
+        )
         (place / runner.SETTINGS).write_text(json.dumps(settings))
         with (place / runner.LOG).open("ab") as output:
             process = await asyncio.create_subprocess_exec(

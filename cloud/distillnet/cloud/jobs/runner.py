@@ -54,6 +54,9 @@ def distil(directory: str) -> None:
             seed=settings["seed"],
             resume=True,
             quiet=False,
+            workers=settings["workers"],
+            executor=settings["executor"] if settings["workers"] > 1 else "local",
+            ray_address=settings["address"],
         )
 
 

@@ -410,14 +410,16 @@ class OpenDashboardResponse(_message.Message):
     def __init__(self, url: _Optional[str] = ..., expires_ts: _Optional[float] = ...) -> None: ...
 
 class SubmitDistillationRequest(_message.Message):
-    __slots__ = ("application_toml", "minutes", "seed")
+    __slots__ = ("application_toml", "minutes", "seed", "workers")
     APPLICATION_TOML_FIELD_NUMBER: _ClassVar[int]
     MINUTES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     application_toml: str
     minutes: float
     seed: int
-    def __init__(self, application_toml: _Optional[str] = ..., minutes: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    workers: int
+    def __init__(self, application_toml: _Optional[str] = ..., minutes: _Optional[float] = ..., seed: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("id", "application", "state", "reason", "step", "created_ts", "started_ts", "done_ts", "created_by", "restarts", "files")
