@@ -70,7 +70,7 @@ class Simulation:
         here = {name: self.now for name in names if name not in self.away}
         known = set(session.scalars(select(Assignment.device)))
         devices.heard(session, "here", {name: ts for name, ts in here.items() if name in known}, [])
-        for item in devices.news(session, None):
+        for item in devices.news(session, [item.device for item in devices.open_since(session, 0.0)]):
             if item.device in self.away:
                 continue
             if item.directive.HasField("update"):

@@ -7,7 +7,7 @@ until the device reports the end of it; a device offline for months gets the new
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -24,11 +24,18 @@ _MAX_APPLICATIONS = 32
 
 @dataclass(frozen=True)
 class News:
-    """A directive for a device, and when it was made."""
+    """A directive for a device."""
 
     device: str
-    changed_ts: float
     directive: fleet_pb2.Directive
+
+
+class Open(NamedTuple):
+    """That there is a directive for a device, and since when."""
+
+    device: str
+    directive: str
+    changed_ts: float
 
 
 def enrol(session: Session, spent: access.Spent, now: float) -> None:
@@ -182,23 +189,38 @@ def roll_back(
     return [row.device for row in rows]
 
 
-def news(session: Session, device_ids: list[str] | None, since: float = 0.0) -> list[News]:
-    """Open directives changed at or after `since`, of the devices named (None = all)."""
+def news(session: Session, device_ids: list[str]) -> list[News]:
+    """Open directives of some devices."""
     query = (
-        select(Assignment, Model)
+        select(
+            Assignment.device,
+            Assignment.directive,
+            Assignment.action,
+            Assignment.application,
+            Assignment.version,
+            Assignment.reason,
+            Model.digest,
+            Model.size_bytes,
+        )
         .outerjoin(Model, (Model.application == Assignment.application) & (Model.version == Assignment.version))
-        .where(Assignment.state == "open", Assignment.changed_ts >= since)
+        .where(Assignment.state == "open", Assignment.device.in_(device_ids))
         .order_by(Assignment.changed_ts)
     )
-    if device_ids is not None:
-        query = query.where(Assignment.device.in_(device_ids))
-    return [News(row.device, row.changed_ts, _directive(row, model)) for row, model in session.execute(query)]
+    return [News(row.device, _directive(row)) for row in session.execute(query)]
 
 
-def all_news(session: Session, instance: str) -> list[News]:
+def open_since(session: Session, since: float) -> list[Open]:
+    """Which directives were opened at or after `since`; what they say is for `news`."""
+    query = select(Assignment.device, Assignment.directive, Assignment.changed_ts)
+    opened = session.execute(query.where(Assignment.state == "open", Assignment.changed_ts >= since))
+    return [Open(*row) for row in opened]
+
+
+def open_at(session: Session, instance: str) -> list[Open]:
     """Every open directive of the devices whose streams end in `instance`."""
-    here = list(session.scalars(select(Device.id).where(Device.instance == instance)))
-    return [item for start in range(0, len(here), 500) for item in news(session, here[start : start + 500])]
+    query = select(Assignment.device, Assignment.directive, Assignment.changed_ts)
+    here = query.join(Device, Device.id == Assignment.device).where(Device.instance == instance)
+    return [Open(*row) for row in session.execute(here.where(Assignment.state == "open"))]
 
 
 def heard(session: Session, instance: str, times: dict[str, float], ended: list[str]) -> None:
@@ -324,16 +346,17 @@ def _append(session: Session, device: str, phase: str, told: fleet_pb2.UpdateRep
     session.add(row)
 
 
-def _directive(row: Assignment, model: Model | None) -> fleet_pb2.Directive:
-    if row.action == "rollback" or model is None:
+def _directive(row: Any) -> fleet_pb2.Directive:
+    """Say what a row of `news` asks for."""
+    if row.action == "rollback" or row.digest is None:
         rollback = fleet_pb2.Rollback(application=row.application, reason=row.reason, version=row.version or 0)
         return fleet_pb2.Directive(id=row.directive, rollback=rollback)
     wanted = fleet_pb2.Update(
         application=row.application,
-        version=model.version,
-        target_path=target_path(model.application, model.version),
-        digest=model.digest,
-        size_bytes=model.size_bytes,
+        version=row.version,
+        target_path=target_path(row.application, row.version),
+        digest=row.digest,
+        size_bytes=row.size_bytes,
     )
     return fleet_pb2.Directive(id=row.directive, update=wanted)
 

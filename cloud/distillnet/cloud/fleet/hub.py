@@ -7,6 +7,7 @@ while nothing happens. Who was heard is written in batches, once a second.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ _OVERLAP_S = 2.0  # a transaction may commit that much later than the time it wr
 _FLUSH_S = 1.0
 _SWEEP_S = 15.0  # so late at most is a directive of an instance whose clock is wrong
 _QUEUE = 256
+_AT_ONCE = 200
 
 
 class Connection:
@@ -34,6 +36,10 @@ class Connection:
         self._queue: asyncio.Queue[fleet_pb2.CloudMessage | None] = asyncio.Queue()
         self._sent: set[str] = set()
         self._refusal: RefusedError | None = None
+
+    def knows(self, directive: str) -> bool:
+        """Whether it has been sent a directive."""
+        return directive in self._sent
 
     def tell(self, directive: fleet_pb2.Directive) -> None:
         """Send a directive, once per stream."""
@@ -127,7 +133,9 @@ class Hub:
                 await self._deliver()
                 if time.monotonic() - swept >= _SWEEP_S:
                     swept = time.monotonic()
-                    self._hand_out(await self._database.read(lambda session: devices.all_news(session, self.instance)))
+                    await self._hand_out(
+                        await self._database.read(lambda session: devices.open_at(session, self.instance))
+                    )
                 if time.monotonic() - flushed >= _FLUSH_S:
                     flushed = time.monotonic()
                     self._end_silent()
@@ -151,22 +159,29 @@ class Hub:
 
     async def _deliver(self) -> None:
         since = self._since - _OVERLAP_S
-        news, revoked = await self._database.read(
-            lambda session: (devices.news(session, None, since), devices.revoked_since(session, since))
+        opened, revoked = await self._database.read(
+            lambda session: (devices.open_since(session, since), devices.revoked_since(session, since))
         )
-        newest = max((item.changed_ts for item in news), default=self._since)
+        await self._hand_out(opened)
+        newest = max((item.changed_ts for item in opened), default=self._since)
         self._since = max(self._since, min(newest, self._clock()))
-        self._hand_out(news)
         for device in revoked:
             connection = self._streams.get(device)
             if connection is not None:
                 connection.end(RefusedError(Code.PERMISSION_DENIED, f"device {device!r} has been revoked"))
 
-    def _hand_out(self, news: list[devices.News]) -> None:
-        for item in news:
-            connection = self._streams.get(item.device)
-            if connection is not None:
-                connection.tell(item.directive)
+    async def _hand_out(self, opened: list[devices.Open]) -> None:
+        """Tell those who are here and do not know yet, some at a time, so that the first are not kept waiting."""
+        waiting = [
+            item.device
+            for item in opened
+            if (connection := self._streams.get(item.device)) is not None and not connection.knows(item.directive)
+        ]
+        for start in range(0, len(waiting), _AT_ONCE):
+            some = waiting[start : start + _AT_ONCE]
+            for item in await self._database.read(functools.partial(devices.news, device_ids=some)):
+                if (connection := self._streams.get(item.device)) is not None:
+                    connection.tell(item.directive)
 
     def _end_silent(self) -> None:
         limit = time.monotonic() - 3 * self.heartbeat_s
