@@ -73,7 +73,7 @@ home_assistant = false
 interval_s = 0.5
 [feedback]
 examples = true
-margin = 0.3
+margin = 0.45
 per_hour = 7200
 profile = "{home}/measured.json"
 [update]
@@ -128,12 +128,11 @@ def test_what_a_board_was_unsure_of_becomes_its_next_student(start, broker, tmp_
 
     # The application's board is one that nobody knows but the fleet.
     (tmp_path / "pets.app.toml").write_text(APPLICATION)
-    until(lambda: len(list((tmp_path / "fleet" / "objects" / "examples").rglob("*.jpg"))) >= 10)
-    facts = json.loads(
-        do(tmp_path, "distill", "pets.app.toml", "--from-fleet", "--fleet", "fleet", "--out", "next", "--json")
-    )
+    until(lambda: len(list((tmp_path / "fleet" / "objects" / "examples").rglob("*.jpg"))) >= 3)
+    done = do(tmp_path, "distill", "pets.app.toml", "--from-fleet", "--fleet", "fleet", "--out", "next", "--json")
+    facts = json.loads(done.splitlines()[-1])
     table = (tmp_path / "next" / "fleet" / "examples.csv").read_text().splitlines()
-    assert len(table) > 10 and table[0] == "path,group"
+    assert len(table) > 3 and table[0] == "path,group"
     assert facts["application"] == "pets"
     assert "examples.csv" in json.dumps(facts), "the report says where data came from"
     card = Student.load((tmp_path / "next" / "student.tflite").read_bytes()).card
