@@ -4,7 +4,17 @@ import torch
 
 from distillnet.cloud.checkpoint import Checkpoint
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
-from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil, predict
+from distillnet.cloud.training import (
+    PACE_STEPS,
+    TRIAL_STEPS,
+    Lessons,
+    Pace,
+    Recipe,
+    ThrowAwayHead,
+    balanced,
+    distil,
+    predict,
+)
 from distillnet.proto.strict import ConfigError
 
 SHAPE = CoreShape(8, (BlockShape(8, 16, 16, 3, 2, expands=True, residual=False),), 16)
@@ -73,3 +83,34 @@ def test_a_loss_that_is_no_number_is_an_error():
     material.logits[:] = np.nan
     with pytest.raises(ConfigError, match="diverged"):
         distil(net, away, material, Recipe(seconds=60, steps=5, batch=8), seed=0)
+
+
+def test_norms_that_stand_still_are_folded_while_training_and_change_neither_outputs_nor_gradients():
+    torch.manual_seed(0)
+    blocks = (BlockShape(8, 16, 16, 3, 2, True, False), BlockShape(16, 24, 16, 5, 1, True, True))
+    net = CoreNet(CoreShape(8, blocks, 16), fixed_norms=True)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    x = torch.randn(4, 3, 21, 21)
+    found = []
+    for mode in (False, True):
+        net.train(mode)
+        assert net.blocks[1].folds is mode
+        net.zero_grad()
+        y = net(x)
+        y.square().sum().backward()
+        found.append([y.detach(), *(p.grad.clone() for p in net.parameters())])
+    for plain, folded in zip(*found, strict=True):
+        torch.testing.assert_close(plain, folded, rtol=1e-3, atol=1e-4)
+
+
+def test_training_keeps_the_number_of_threads_that_makes_quicker_steps():
+    for one_takes, chosen in ((1.0, 1), (3.0, 4)):
+        pace, threads = Pace(4), 4
+        for _ in range(2 * TRIAL_STEPS):
+            threads = pace.note(one_takes if threads == 1 else 2.0)
+        assert threads == chosen
+    one = Pace(1)
+    assert {one.note(1.0) for _ in range(PACE_STEPS)} == {1}

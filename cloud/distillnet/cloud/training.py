@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ SETTLING_PICTURES = 512
 STILL_SHARE = 1 / 3
 OPINION_SHARE = 0.9
 FRESH_RATE, HEAD_RATE = 4.0, 2.0
+PACE_STEPS, TRIAL_STEPS = 256, 5
 Keeper = Callable[[dict[str, Any]], None]
 
 
@@ -62,6 +64,32 @@ class Lessons:
     weights: NDArray[np.float64]
     mean: float
     scale: float
+
+
+class Pace:
+    """Chooses with how many threads to train: all, or one, whichever makes the quicker steps now.
+
+    What the system calls processors may be two halves of one, or be taken by others; then threads wait for each other.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin with `most` threads."""
+        self.threads = self._most = most
+        self._steps = 0
+        self._times: dict[int, list[float]] = {most: [], 1: []}
+
+    def note(self, seconds: float) -> int:
+        """Take what the last step took; returns the threads for the next."""
+        self._times[self.threads].append(seconds)
+        self._steps = (self._steps + 1) % PACE_STEPS
+        if self._steps == 0:
+            self._times = {self._most: [], 1: []}
+            self.threads = self._most
+        elif self._steps == TRIAL_STEPS:
+            self.threads = 1
+        elif self._steps == 2 * TRIAL_STEPS:
+            self.threads = min(self._times, key=lambda threads: median(self._times[threads]))
+        return self.threads
 
 
 class ThrowAwayHead(nn.Module):
@@ -132,7 +160,7 @@ def distil(
     both.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _hold_still(student)
     average = copy.deepcopy(student).requires_grad_(False)
-    optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate)
+    optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate, fused=True)
     curve: list[dict[str, float]] = []
     step, spent = 0, 0.0
     if resume_from:
@@ -143,6 +171,10 @@ def distil(
         curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
         advance(step if recipe.steps else spent)
     deviation = _deviation(lessons.features)
+    threads = torch.get_num_threads()
+    pace = (
+        Pace(threads) if recipe.steps is None else None
+    )  # sums differ by threads, and so many steps are to be the same
     last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
@@ -166,6 +198,8 @@ def distil(
         smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
         now = time.monotonic()
         spent, elapsed, last = spent + now - last, now - last, now
+        if pace is not None:
+            torch.set_num_threads(pace.note(elapsed))
         advance(1 if recipe.steps else elapsed, f"loss {smooth:.3f}")
         if done >= next_check or step % 50 == 1:
             point = {"step": float(step), "seconds": spent, "loss": smooth}
@@ -178,6 +212,7 @@ def distil(
         if keep is not None and now - last_kept > recipe.keep_every_s:
             keep(_state(both, average, optimiser, generator, curve, step, spent))
             last_kept = last = time.monotonic()
+    torch.set_num_threads(threads)
     if keep is not None:
         keep(_state(both, average, optimiser, generator, curve, step, spent))
     student.load_state_dict(average.state_dict())
