@@ -27,6 +27,7 @@ def test_an_exported_network_passes_the_gate_in_the_engine():
     step, zero = (engine.info["input"][key] for key in ("scale", "zero_point"))
     assert (-128 - zero) * step <= inputs[:32].min() + step and inputs[:32].max() - step <= (127 - zero) * step
     assert b"SameConv2d" not in model  # no tensor is named after its whole history
+    assert model.count((16).to_bytes(4, "little") + bytes(16 * 8)) == 1  # sixteen channels' zero points, of many layers
     assert engine.info["input"]["shape"] == (1, 32, 32, 3)
     assert engine.info["input"]["dtype"] == engine.info["output"]["dtype"] == "int8"
 
