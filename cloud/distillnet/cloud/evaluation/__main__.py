@@ -21,10 +21,10 @@ def _command(
     applications: str = typer.Option("backyard,street,kitchen", help="separated by commas"),
     arms: str = typer.Option("", help="separated by commas [default: all]"),
     seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
-    steps: int = typer.Option(600, min=1, help="of training, the same for every arm"),
-    budget_ms: float = typer.Option(0.25, min=0.001, help="milliseconds a student may take, by the board's table"),
+    steps: int = typer.Option(400, min=1, help="of training, the same for every arm"),
+    budget_ms: float = typer.Option(0.29, min=0.001, help="milliseconds a student may take, by the board's table"),
     board: str = typer.Option("x86-64", help="whose table"),
-    resolution: int = typer.Option(64, min=32, max=512, help="pixels a side that a student sees"),
+    resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
     quick: bool = typer.Option(False, "--quick", help="one application, one seed: some 20 minutes of a core"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
@@ -34,7 +34,7 @@ def _command(
     Resumable: a job that is in the results is not run again. Writes results after every job and the page at the end.
 
     Example: python -m distillnet.cloud.evaluation --quick
-    Example: python -m distillnet.cloud.evaluation --arms core --budget-ms 0.5
+    Example: python -m distillnet.cloud.evaluation --arms core --budget-ms 0.58
     """
     host.prepare()
     import torch

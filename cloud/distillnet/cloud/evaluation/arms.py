@@ -38,11 +38,11 @@ Lesson = Literal["distil", "labels", "none"]
 class Settings:
     """What all arms share."""
 
-    resolution: int = 64
-    budget_ms: float = 0.25
-    smaller: float = 8.5
+    resolution: int = 96
+    budget_ms: float = 0.29
+    smaller: float = 8.7
     board: str = "x86-64"
-    steps: int = 600
+    steps: int = 400
     batch: int = 32
 
 
