@@ -27,26 +27,26 @@ SHAPE = CoreShape(
 )
 
 
-def course(name: str, directory: Path, recipe: Recipe, seed: int = 0) -> Course:
+def rendered() -> tuple[Lessons, Examination]:
     rng = np.random.default_rng(3)
     truth = rng.integers(0, OUTPUTS, 60)
     pixels = (rng.integers(0, 60, (60, SIDE, SIDE, 3)) + 60 * truth[:, None, None, None]).astype(np.uint8)
-    candidate = replace(fresh(SHAPE, OUTPUTS, SIDE, seed=seed), name=name)
+    lessons = Lessons(
+        pixels=pixels,
+        wanted=np.eye(OUTPUTS, dtype=np.float32)[truth],
+        logits=rng.normal(size=(60, 10)).astype(np.float32),
+        features=None,
+        weights=np.full(60, 1 / 60),
+        mean=127.0,
+        scale=128.0,
+    )
+    return lessons, Examination(pixels, truth, np.zeros(60, bool))
+
+
+def course(name: str, directory: Path, recipe: Recipe, seed: int = 0) -> Course:
     return Course(
-        entrant=Entrant(candidate, SIDE, 0.1),
-        material=material.write(
-            directory,
-            Lessons(
-                pixels=pixels,
-                wanted=np.eye(OUTPUTS, dtype=np.float32)[truth],
-                logits=rng.normal(size=(60, 10)).astype(np.float32),
-                features=None,
-                weights=np.full(60, 1 / 60),
-                mean=127.0,
-                scale=128.0,
-            ),
-            Examination(pixels, truth, np.zeros(60, bool)),
-        ),
+        entrant=Entrant(replace(fresh(SHAPE, OUTPUTS, SIDE, seed=seed), name=name), SIDE, 0.1),
+        material=material.write(directory, *rendered()),
         recipe=recipe,
         classify=None,
         seed=seed,

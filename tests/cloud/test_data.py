@@ -1,9 +1,10 @@
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import cv2
 import numpy as np
 import pytest
 
+from distillnet.cloud import views
 from distillnet.cloud.application import Application
 from distillnet.cloud.classes import ClassList
 from distillnet.cloud.data import gather
@@ -91,6 +92,17 @@ def test_no_segment_of_a_video_straddles_two_splits_and_its_crops_stay_with_it(t
         splits[dataset.items[index].group].add(dataset.items[index].split)
     assert all(len(found) == 1 for found in splits.values())
     assert {"train", "validation", "test"} == set().union(*splits.values())
+
+
+def test_where_time_is_short_frequent_outputs_leave_most_out_and_nothing_held_out(labelled, monkeypatch):
+    monkeypatch.setattr(views, "FEWEST_LABELLED", 10)
+    dataset = gather(application(labelled="data"), labelled, CLASSES)
+    kept = {count: [dataset.items[index] for index in plan(dataset, count, 0).items] for count in (30, 1000)}
+    counts = {count: Counter(item.label for item in found if item.split == "train") for count, found in kept.items()}
+    assert 27 <= sum(counts[30].values()) <= 33
+    assert 6 <= counts[30][0] <= counts[30][dataset.other] < counts[1000][dataset.other]
+    assert {item for item in kept[1000] if item.split != "train"} == {i for i in kept[30] if i.split != "train"}
+    assert set(kept[1000]) == set(dataset.items)
 
 
 @pytest.mark.parametrize(

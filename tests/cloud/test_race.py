@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_race import OUTPUTS, SHAPE, SIDE, course, weights
+from small_race import OUTPUTS, SHAPE, SIDE, course, rendered, weights
 
 from distillnet.cloud import boards, material, race
 from distillnet.cloud.budget import LatencyBudget
@@ -86,6 +86,16 @@ def test_a_finished_course_is_not_trained_again(tmp_path):
     assert torch.equal(weights(first), weights(again))
     forget(tmp_path)
     material.forget(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_material_is_gone_however_training_ends_and_so_is_that_of_a_run_that_was_killed(tmp_path):
+    material.write(tmp_path / ".material-7", *rendered())
+    with pytest.raises(KeyboardInterrupt), material.lent(tmp_path, [rendered()]) as folders:
+        assert list(tmp_path.iterdir()) == [folders[SIDE]]
+        lessons, examination = material.read(folders[SIDE])
+        assert np.array_equal(lessons.pixels, examination.pixels)
+        raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 
 

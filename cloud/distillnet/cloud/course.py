@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from distillnet.cloud import material
@@ -15,7 +16,7 @@ from distillnet.cloud.baselines import judge
 from distillnet.cloud.checkpoint import Checkpoint
 from distillnet.cloud.entrants import Entrant
 from distillnet.cloud.material import Examination
-from distillnet.cloud.metrics import Floats, softmax
+from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.training import Recipe, ThrowAwayHead, distil, predict, start_heads
 
@@ -58,7 +59,7 @@ class Course:
         if not kept:
             start_heads(student, throw_away, lessons, seed=self.seed)
 
-        def merit(network: nn.Module) -> float:
+        def examined(network: nn.Module) -> float:
             return merit_of(network, examination, lessons.mean, lessons.scale)
 
         curve = distil(
@@ -69,23 +70,35 @@ class Course:
             seed=self.seed,
             until=share,
             advance=advance,
-            check=merit if len(examination.truth) else None,
+            check=examined if len(examination.truth) else None,
             resume_from=kept,
             keep=checkpoint.keep,
         )
-        return Trained(self.entrant, share, merit(student), curve)
+        return Trained(self.entrant, share, examined(student), curve)
 
 
-def merit_of(network: nn.Module, examination: Examination, mean: float, scale: float) -> float:
-    """Return the mean of macro recall and recall at 1 % false alarms; the former alone without negatives."""
-    if len(examination.truth) == 0:
-        return 0.0
-    scores: Floats = softmax(predict(network, examination.pixels, mean, scale))
-    found = judge(scores, examination.truth, examination.unseen)
+def merit(scores: Floats, truth: Ints, unseen: NDArray[np.bool_]) -> float:
+    """Return the mean of macro recall and recall at 1 % false alarms; the former alone without negatives.
+
+    Args:
+        scores: (N, K+1), N > 0.
+        truth: (N,).
+        unseen: (N,), negatives never trained on.
+
+    """
+    found = judge(scores, truth, unseen)
     figures = [found["macro recall"]]
     if "recall at 1 % false alarms" in found:
         figures.append(found["recall at 1 % false alarms"])
     return float(np.mean([figure.value for figure in figures]))
+
+
+def merit_of(network: nn.Module, examination: Examination, mean: float, scale: float) -> float:
+    """Return a network's merit; 0 where there is nothing to examine it on."""
+    if len(examination.truth) == 0:
+        return 0.0
+    scores = softmax(predict(network, examination.pixels, mean, scale))
+    return merit(scores, examination.truth, examination.unseen)
 
 
 def _file_name(name: str) -> str:

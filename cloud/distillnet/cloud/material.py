@@ -1,6 +1,8 @@
 """What a candidate learns from and is examined on, as files: read by any process that trains, mapped and not copied."""
 
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -21,6 +23,23 @@ class Examination:
     pixels: Pixels
     truth: Ints
     unseen: NDArray[np.bool_]
+
+
+@contextmanager
+def lent(directory: Path, rendered: Iterable[tuple[Lessons, Examination]]) -> Iterator[dict[int, Path]]:
+    """Write what each resolution needs below `directory`; yields the folders for `read` by resolution.
+
+    They go when the context ends, however it ends; those of a run that was killed go first.
+
+    Raises:
+        ConfigError: the disk is full or the place cannot be written.
+
+    """
+    forget(directory)
+    try:
+        yield {lessons.pixels.shape[1]: write(directory, lessons, examination) for lessons, examination in rendered}
+    finally:
+        forget(directory)
 
 
 def write(directory: Path, lessons: Lessons, examination: Examination) -> Path:

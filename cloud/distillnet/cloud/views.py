@@ -6,6 +6,7 @@ teacher's resolution; the student gets the same view, made smaller.
 
 import hashlib
 import io
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from distillnet.proto.files import write_whole
 FORMAT = 2
 MOST_CROPS = 12
 MOST_HELD_OUT_CROPS = 4
+FEWEST_LABELLED = 4000
 SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.8}
 _BATCH = 64
 
@@ -62,13 +64,17 @@ class Views:
 def plan(dataset: Dataset, wanted: int, seed: int) -> Plan:
     """Choose about `wanted` training views: every source gets its share, every item at least its whole picture.
 
+    Where there are more labelled pictures to train on than views, some are left out, most of them of what is frequent.
     Labelled items outside the training split get the whole picture only; those the teacher labels get crops as well,
     for crops are what it is asked about.
     """
     rng = np.random.default_rng([seed, 7])
     shares = _crops(dataset, wanted)
+    left_out = _left_out(dataset, wanted, rng)
     items, boxes = [], []
     for index, item in enumerate(dataset.items):
+        if index in left_out:
+            continue
         crops = shares[item.source]
         if item.split != "train":
             crops = 0 if item.label is not None else min(crops, MOST_HELD_OUT_CROPS)
@@ -89,9 +95,25 @@ def _crops(dataset: Dataset, wanted: int) -> dict[str, int]:
     total = sum(sizes.values()) or 1
     crops = {}
     for source, size in sizes.items():
-        share = wanted * (size / total if source in labelled else 1 / len(sizes))
-        crops[source] = int(np.clip(round(share / size) - 1, 0, MOST_CROPS))
+        share = wanted * (size / total if source in labelled else 1 / len(sizes)) / size
+        views = math.floor(share) if source in labelled else round(share)  # those are many: never more than wanted
+        crops[source] = int(np.clip(views - 1, 0, MOST_CROPS))
     return defaultdict(int, crops)
+
+
+def _left_out(dataset: Dataset, wanted: int, rng: np.random.Generator) -> set[int]:
+    """Choose labelled training items that there is no time for: outputs keep by the square root of their count."""
+    of_label: dict[int, list[int]] = defaultdict(list)
+    for index, item in enumerate(dataset.items):
+        if item.split == "train" and item.label is not None:
+            of_label[item.label].append(index)
+    room, roots = float(max(wanted, FEWEST_LABELLED)), sum(math.sqrt(len(own)) for own in of_label.values())
+    left_out: set[int] = set()
+    for own in sorted(of_label.values(), key=len):  # what the small ones do not need is for the large
+        keeps = min(len(own), math.ceil(room * math.sqrt(len(own)) / roots))
+        left_out.update(rng.permutation(own)[keeps:].tolist())
+        room, roots = room - keeps, roots - math.sqrt(len(own))
+    return left_out
 
 
 def _box(rng: np.random.Generator, smallest: float) -> tuple[float, float, float, float]:
