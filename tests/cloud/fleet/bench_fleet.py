@@ -241,9 +241,10 @@ async def _device(name: str, bundle: Access, port: int, connected: list[str], he
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         stream = fleet_pb2_grpc.FleetStub(channel).Connect(wait_for_ready=True)
-        hello = fleet_pb2.Hello(applications=[APPLICATION], session="bench")
+        runs = [fleet_pb2.InstalledModel(application=APPLICATION, version=1, digest="sha256:" + "0" * 64)]
+        hello = fleet_pb2.Hello(applications=[APPLICATION], session="bench", models=runs)
         await stream.write(fleet_pb2.DeviceMessage(hello=hello))
-        beats, runs = None, [fleet_pb2.InstalledModel(application=APPLICATION, version=1, digest="sha256:" + "0" * 64)]
+        beats = None
         while (message := await stream.read()) is not grpc.aio.EOF:
             if message.HasField("welcome"):
                 connected.append(name)

@@ -23,7 +23,7 @@ _OVERLAP_S = 2.0  # a transaction may commit that much later than the time it wr
 _FLUSH_S = 1.0
 _SWEEP_S = 15.0  # so late at most is a directive of an instance whose clock is wrong
 _QUEUE = 256
-_AT_ONCE = 200
+_AT_ONCE = 5_000
 
 
 class Connection:
@@ -171,7 +171,7 @@ class Hub:
                 connection.end(RefusedError(Code.PERMISSION_DENIED, f"device {device!r} has been revoked"))
 
     async def _hand_out(self, opened: list[devices.Open]) -> None:
-        """Tell those who are here and do not know yet, some at a time, so that the first are not kept waiting."""
+        """Tell those who are here and do not know yet."""
         waiting = [
             item.device
             for item in opened
