@@ -55,7 +55,8 @@ class State(NamedTuple):
         return self.stage == "active"
 
 
-_IDLE = State()
+IDLE = State()
+"""Nothing is on and nothing is remembered; a score below the threshold leaves it so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +108,25 @@ def step(
 
     """
     if state.stage == "idle" and sample.score < rule.threshold and not state.recent:
-        return _IDLE, None  # most samples of most events: nothing to remember
+        return IDLE, None  # most samples of most events: nothing to remember
     recent = (*state.recent, sample)[-rule.window :]
     if state.stage == "active":
         return _while_active(rule, state, recent, sample, allowed)
     if state.stage == "cooling":
         if sample.t - state.ended_t < rule.cooldown_s:
             return state._replace(recent=recent), None
-        state = _IDLE
+        state = IDLE
     if not allowed:
-        return _IDLE, None
+        return IDLE, None
     if state.stage == "idle":
         hits = [past for past in recent if past.score >= rule.threshold]
         if not hits:
-            return _IDLE, None
+            return IDLE, None
         if sample.score < rule.threshold or len(hits) < rule.confirm:
             return State("idle", recent), None
         state = State("pending", recent, start=hits[0], top=max(hit.score for hit in hits))
     elif _below(rule, recent):
-        return _IDLE, None
+        return IDLE, None
     state = state._replace(recent=recent, top=max(state.top, sample.score))
     if sample.t - state.start.t < rule.minimum_s:
         return state, None

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from distillnet.device.config import EventRule
-from distillnet.device.decide import Rule, Sample, State, Transition, finish, rule_for, step
+from distillnet.device.decide import IDLE, Rule, Sample, State, Transition, finish, rule_for, step
 from distillnet.device.slot import Scores
 from distillnet.proto.card import Card, CardEvent
 
@@ -20,9 +20,6 @@ class NewId(Protocol):
 
     def __call__(self, start_ts: float, key: Key) -> str:
         """Return it; `key` says whose event it is."""
-
-
-_NOTHING = State()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +96,13 @@ class Decisions:
         """Advance every event of one zone by its scores, float32 (K+1,)."""
         values, decided = scores.tolist(), []
         for lane in self._lanes.get((source, zone)) or self._make_lanes(source, zone):
+            state, score = self._states.get(lane.key, IDLE), values[lane.output]
+            if state is IDLE and score < lane.rule.threshold:
+                continue  # as `step` would; most scores of most events
             state, transition = step(
                 lane.rule,
-                self._states.get(lane.key, _NOTHING),
-                Sample(values[lane.output], t, ts),
+                state,
+                Sample(score, t, ts),
                 lane.new_id,
                 allowed=not lane.hours or _within(lane.hours, ts),
             )

@@ -1,6 +1,6 @@
 """The place of the running student: who runs now, how another takes its place, and how each behaved.
 
-The inference thread asks `take` before every frame; `swap` hands it another student and returns once that thread has
+Inference asks `take` before every frame; `swap` hands it another student and returns once inference has
 really switched. So a switch falls between two frames, drops none, and two students never run at once on one model.
 The update service swaps, shadows and judges through this; it knows nothing else of the pipeline.
 """
