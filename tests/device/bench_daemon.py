@@ -60,7 +60,7 @@ client.connect("127.0.0.1", int(sys.argv[3]))
 client.loop_start()
 start = n = said = read = 0
 def end(number, frame):
-    print(float(np.quantile(taken_ms, 0.99)) if taken_ms else "nan")
+    print(*np.quantile(taken_ms or [np.nan], (0.5, 0.99)))
     sys.exit()
 signal.signal(signal.SIGTERM, end)
 while True:
@@ -278,13 +278,13 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
     }
     telemetry = Telemetry(port)
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-    plain_p99: list[float] = []
+    plain_ms: list[list[float]] = []
     for _ in range(rounds):
         for name, command in commands.items():
             found, said = measure(command, seconds, telemetry.ask if name == "daemon" else lambda: None)
             figures[name].append(found)
             if name == "plain":
-                plain_p99.append(float(said.split()[-1]))
+                plain_ms.append([float(value) for value in said.split()[-2:]])
     starts: dict[str, list[float]] = {"plain": [], "daemon": []}
     for _ in range(rounds):
         for name, seen in starts.items():
@@ -294,7 +294,7 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
     }
     infer_ms = telemetry.stage("infer", "p50")
 
-    def side(name: str, p99: float) -> dict[str, float]:
+    def side(name: str, p50: float, p99: float) -> dict[str, float]:
         beyond = (medians[name]["cpu_share"] - medians["decode"]["cpu_share"]) * 1000 / FPS
         return {
             "cpu_percent": medians[name]["cpu_share"] * 100,
@@ -302,6 +302,7 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
             "beyond_decode_inferences": beyond / infer_ms,
             "rss_mb": medians[name]["rss_mb"],
             "first_inference_s": statistics.median(starts[name]),
+            "end_to_end_p50_ms": p50,
             "end_to_end_p99_ms": p99,
         }
 
@@ -315,8 +316,8 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
         "preprocess_ms": telemetry.stage("preprocess", "p50"),
         "decode_ms_per_frame": medians["decode"]["cpu_share"] * 1000 / FPS,
         "codec_ms_per_frame": medians["codec"]["cpu_share"] * 1000 / FPS,
-        "daemon": side("daemon", telemetry.stage("end_to_end", "p99")),
-        "plain": side("plain", statistics.median(plain_p99)),
+        "daemon": side("daemon", *(telemetry.stage("end_to_end", quantile) for quantile in ("p50", "p99"))),
+        "plain": side("plain", *(statistics.median(values) for values in zip(*plain_ms, strict=True))),
     }
 
 

@@ -43,7 +43,7 @@ class Courier:
         self._label_as: str | None = None
         self._bell = Bell()
         self._stop = threading.Event()
-        self._acks: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._acks: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
         self._generation = 0
         self._in_flight: dict[int, tuple[Entry, float]] = {}
         self._offered = 0
@@ -80,7 +80,7 @@ class Courier:
 
     def acknowledged(self, token: int) -> None:
         """Say that the broker has a message. Called on paho's thread, which must not wait."""
-        self._acks.put(token)
+        self._acks.put((token, time.monotonic()))
         self._bell.ring()
 
     def reconnected(self) -> None:
@@ -92,28 +92,28 @@ class Courier:
         while not self._stop.is_set():
             self._bell.wait(_TEND_S)
             self._take_acks()
-            if time.monotonic() - tended >= _TEND_S:
-                tended = time.monotonic()
-                self._outbox.tend()
             if self._link is not None and self._link.connected:
                 self._offer(self._link)
+            if time.monotonic() - tended >= _TEND_S:  # afterwards: it may wait for the disk, events need not
+                tended = time.monotonic()
+                self._outbox.tend()
         self._take_acks()
 
     def _take_acks(self) -> None:
         done = []
         while not self._acks.empty():
-            found = self._in_flight.pop(self._acks.get_nowait(), None)
+            token, acknowledged = self._acks.get_nowait()
+            found = self._in_flight.pop(token, None)
             if found is not None:
-                done.append(found)
+                done.append((*found, acknowledged))
         if not done:
             return
-        self._outbox.ack([entry.key for entry, _ in done])
-        now = time.monotonic()
-        for entry, offered in done:
-            self._telemetry.stage("publish", (now - offered) * 1000.0)
+        self._outbox.ack([entry.key for entry, _, _ in done])
+        for entry, offered, acknowledged in done:
+            self._telemetry.stage("publish", (acknowledged - offered) * 1000.0)
             captured = self._captured.pop(entry.key, None)
             if captured is not None:
-                self._telemetry.stage("end_to_end", (now - captured) * 1000.0)
+                self._telemetry.stage("end_to_end", (acknowledged - captured) * 1000.0)
 
     def _offer(self, link: Link) -> None:
         if link.generation != self._generation:
