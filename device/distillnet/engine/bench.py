@@ -1,7 +1,8 @@
 """How fast is a model in the native engine, and in its peers, on the same inputs? Called by `distillnet bench engine`.
 
-Side by side in one process, interleaved in rounds, medians: what the machine does besides hits all alike. Memory is
-measured in a process of its own.
+Side by side in one process, interleaved in rounds, medians: what the machine does besides hits all alike. With several
+threads an engine has a turn of many runs, after a rest in which the threads of the one before fall asleep: they spin on
+for up to 0.2 s, on processors that the next one counts on. Memory is measured in a process of its own.
 """
 
 import platform
@@ -17,6 +18,7 @@ from distillnet.engine.native import NativeModel
 from distillnet.engine.verify import sample_inputs
 
 _LOADS = 7
+_REST_S, _TURN_S, _WARM_UPS = 0.25, 0.1, 3
 _MEMORY_PROGRAM = """
 import re, sys
 import numpy as np
@@ -48,7 +50,7 @@ def compare(
         data: the `.tflite`.
         peers: of `PEERS`.
         threads: for all engines.
-        seconds: to spend on timing, in all.
+        seconds: to spend on timing, in all, rests included.
         kernels: instruction set of the native engine; None = the best.
         onnx: the same network as an int8 ONNX file, for the peer onnxruntime.
         ncnn: the same network as an ncnn `.param` file, its `.bin` beside it, for the peer ncnn.
@@ -73,7 +75,7 @@ def compare(
     forms = {}
     for peer in peers:
         runs[peer], forms[peer] = prepare(peer, data, x, threads=threads, files={"onnxruntime": onnx, "ncnn": ncnn})
-    times = _interleaved(runs, seconds)
+    times = _interleaved(runs, seconds) if threads == 1 else _in_turns(runs, seconds)
     native_ms = statistics.median(times["native"])
     profile = native.profile()
     macs = sum(layer["macs"] for layer in profile)
@@ -112,6 +114,22 @@ def _interleaved(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]
             begun = time.perf_counter()
             run()
             times[name].append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
+def _in_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["native"]) < 5:
+        for name, run in runs.items():
+            time.sleep(_REST_S)
+            for _ in range(_WARM_UPS):
+                run()
+            over = time.perf_counter() + _TURN_S
+            while time.perf_counter() < over:
+                begun = time.perf_counter()
+                run()
+                times[name].append((time.perf_counter() - begun) * 1e3)
     return times
 
 
