@@ -55,7 +55,7 @@ SMALLER = 8.7  # than the teacher, where the application asks for no size; files
 BYTES_SHARE = 0.85  # of a file that is weights
 SHORT_MINUTES = 4.0
 PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-VALIDATION_PICTURES = 1200
+VALIDATION_PICTURES, VALIDATION_PICTURES_PER_MINUTE = 1200, 150
 PROBE_PICTURES = 1500
 
 
@@ -186,7 +186,8 @@ class _Run:
         """Build the candidates, train them in a race, and return the winner and what to say of all."""
         entrants = self._entrants(teacher, dataset, views, wanted, free)
         recipe = race.shorten(self._recipe(), len(entrants))
-        train, looked = views.where("train"), sample(views.where("validation"), VALIDATION_PICTURES)
+        count = min(VALIDATION_PICTURES, int(self.minutes * VALIDATION_PICTURES_PER_MINUTE))
+        train, looked = views.where("train"), sample(views.where("validation"), count)
         lessons = Lessons(
             pixels=np.empty((0, 0, 0, 3), np.uint8),
             wanted=self._mixed(views, wanted, free)[train],
@@ -310,19 +311,20 @@ class _Run:
         self, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate
     ) -> tuple[bytes, Decision, Any, Floats]:
         train, validation = views.where("train"), views.where("validation")
-        if (views.labels < 0).all():
-            self._follow_teacher(pixels[validation], wanted[validation], candidate)
-        else:
-            self._forget_prior(views, pixels, wanted, truth, candidate)
+        scored = np.concatenate([validation, views.where("test")])
+        whole = np.zeros((len(views.labels), wanted.shape[1]), np.float32)
+        whole[scored] = predict(candidate.student, pixels[scored], LITE_MEAN, LITE_SCALE)
+        bias = self._bias(views, whole, wanted, truth)
+        whole += bias
+        with torch.no_grad():
+            candidate.student.classify.bias.add_(torch.from_numpy(bias))
         calibration = normalise(pixels[sample(train, CALIBRATION_PICTURES, self.seed)], LITE_MEAN, LITE_SCALE)
         model = to_int8(candidate.student, calibration)
         runner = load_model(model, "auto")
-        scored = np.concatenate([validation, views.where("test")])
-        logits = np.zeros((len(views.labels), wanted.shape[1]), np.float32)
+        logits = np.zeros_like(whole)
         inputs = (pixels[scored].astype(np.float32) - LITE_MEAN) / LITE_SCALE
         logits[scored] = dequantise(runner, run_int8(runner, input_tensor(runner, inputs)))
-        whole = predict(candidate.student, pixels[scored], LITE_MEAN, LITE_SCALE)
-        gate = compare(logits[scored], whole, truth[scored], runner.info["engine"])
+        gate = compare(logits[scored], whole[scored], truth[scored], runner.info["engine"])
         usual = validation[~views.unseen[validation]]
         temperature = fit_temperature(logits[usual], wanted[usual])
         unseen = views.unseen[validation]
@@ -331,23 +333,20 @@ class _Run:
         decision = fit_decision(logits[validation], wanted[validation], negative, rate, temperature=temperature)
         return model, decision, gate, softmax(logits, decision.temperature)
 
-    def _follow_teacher(self, pixels: Pixels, wanted: Floats, candidate: Candidate) -> None:
-        """Fold a bias into the student that makes it decide as often for each output as the teacher does."""
-        bias = fit_bias(predict(candidate.student, pixels, LITE_MEAN, LITE_SCALE), wanted)
-        with torch.no_grad():
-            candidate.student.classify.bias.add_(torch.from_numpy(bias))
+    def _bias(self, views: Views, logits: Floats, wanted: Floats, truth: Ints) -> Floats:
+        """Return what to add to the student's logits, both (…, K+1).
 
-    def _forget_prior(self, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate) -> None:
-        """Fold a bias into the student that takes back how often it met each output, as far as that helps it."""
+        Where the teacher's word is all there is, the student is to decide as often for each output as the teacher does.
+        Else what is taken back is how often it met each output in its lessons, as far as that helps on validation data.
+        """
         looked = views.where("validation")
         if len(looked) == 0:
-            return
+            return np.zeros(wanted.shape[1], np.float32)
+        if (views.labels < 0).all():
+            return fit_bias(logits[looked], wanted[looked])
         prior = np.maximum(_draws(views, wanted) @ wanted[views.where("train")], 1e-4)  # what was never met, too
-        logits = predict(candidate.student, pixels[looked], LITE_MEAN, LITE_SCALE)
         biases = [np.asarray(-share * np.log(prior), np.float32) for share in PRIOR_SHARES]
-        best = max(biases, key=lambda bias: merit(softmax(logits + bias), truth[looked], views.unseen[looked]))
-        with torch.no_grad():
-            candidate.student.classify.bias.add_(torch.from_numpy(best))
+        return max(biases, key=lambda bias: merit(softmax(logits[looked] + bias), truth[looked], views.unseen[looked]))
 
     def _check_budget(self, size: int, arena_bytes: int) -> None:
         budget = self.application.budget

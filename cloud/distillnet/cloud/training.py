@@ -172,9 +172,8 @@ def distil(
         advance(step if recipe.steps else spent)
     deviation = _deviation(lessons.features)
     threads = torch.get_num_threads()
-    pace = (
-        Pace(threads) if recipe.steps is None else None
-    )  # sums differ by threads, and so many steps are to be the same
+    # Sums differ by the number of threads, and a number of steps is to give the same student.
+    pace = Pace(threads) if recipe.steps is None else None
     last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
