@@ -60,6 +60,12 @@ class Place:
         assert done.returncode == 0, (words, done.stderr)
         return done.stdout.strip()
 
+    def fail(self, words: list[str]) -> str:
+        """Run a command that must be refused; returns why."""
+        done = subprocess.run([*MAIN, *words], cwd=self.home, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode != 0, words
+        return " ".join(done.stderr.split())
+
     def leave(self, words: list[str], log: str) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         with (self.home / log).open("w") as errors:
@@ -82,7 +88,7 @@ def test_two_boards_take_a_version_and_then_a_rollout(place):
     for version in (1, 2):
         (place.home / f"v{version}").mkdir()
         (place.home / f"v{version}" / "student.tflite").write_bytes(tiny_student("pets", version))
-    serve, token, other, enroll, run, publish, hold, start, status, *_ = commands(GUIDE)
+    serve, token, other, enroll, run, publish, hold, start, status, *more = commands(GUIDE)
     service = place.leave([*serve, "--port", "0", "--enroll-port", "0", "--web-port", "0", "--json"], "serve.log")
     ready = json.loads(service.stdout.readline())
     for board, words in (("one", token), ("two", other)):
@@ -102,6 +108,15 @@ def test_two_boards_take_a_version_and_then_a_rollout(place):
     place.do(["0.5" if word == "600" else word for word in start])
     until(lambda: json.loads(place.do([*status, "--json"]))[0]["state"] == "done")
     assert running() == [2, 2]
+    back = next(words for words in more if "--downgrade" in words)
+    unsigned = [word for word in back if word != "--downgrade"]
+    assert "would refuse it (one, two)" in place.fail(unsigned)
+    place.do([*back, "--soak", "0"])
+    until(lambda: json.loads(place.do([*status, "--json"]))[0]["state"] == "done")
+    time.sleep(5)  # the boards look by themselves meanwhile, and must not take version 2 again
+    assert running() == [1, 1]
+    held = {row["version"]: row["held"] for row in json.loads(place.do(["models", "--data", "fleet", "--json"]))}
+    assert held == {1: False, 2: True}
 
 
 def connected(place: Place) -> list[str]:
@@ -119,7 +134,7 @@ def device_file(home: Path, board: str) -> str:
     (home / f"{board}.toml").write_text(
         f'[device]\nname = "{board}"\nstate_dir = "{home}/{board}-state"\n[model]\napplication = "pets"\n'
         f'[[source]]\nid = "camera"\nkind = "images"\nurl = "{pictures}"\nloop = true\nrate_hz = 10\n'
-        f"[mqtt]\nport = 1\nhome_assistant = false\n[update]\nprobation_s = 0\n"
+        f"[mqtt]\nport = 1\nhome_assistant = false\n[update]\nprobation_s = 0\npoll_s = 2\n"
     )
     return f"{board}.toml"
 

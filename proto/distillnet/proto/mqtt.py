@@ -201,6 +201,15 @@ class InstalledModelPayload(Strict):
     digest: str
 
 
+class ShadowPayload(Strict):
+    """What a shadow run measured: a candidate beside the running student on the same frames or sound."""
+
+    frames: int = Field(ge=0, description="frames, or decisions on sound, that both have scored")
+    disagreement: float = Field(ge=0, le=1, description="mean of the largest difference of a score both have")
+    latency_ms: float = Field(ge=0, description="median of the candidate's inferences; 0 where there were none")
+    live_latency_ms: float = Field(ge=0, description="of the running student's; 0 where there were none")
+
+
 class ModelPayload(Strict):
     """`model`: what runs, what may come, and how the last update went."""
 
@@ -213,6 +222,7 @@ class ModelPayload(Strict):
     result: Literal["none", "committed", "rolled-back", "refused"] = "none"
     reason: str = ""
     durations_ms: dict[str, float] = Field(default_factory=dict)
+    shadow: ShadowPayload | None = None
 
 
 class CommandAnswer(Strict):

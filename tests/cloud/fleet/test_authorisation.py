@@ -275,7 +275,10 @@ def test_an_address_that_keeps_failing_has_to_wait(serve, tmp_path):
         stub = enrollment_pb2_grpc.EnrollmentStub(channel)
         request = enrollment_pb2.EnrollRequest(token="x", csr_pem=request_for(ec.generate_private_key(ec.SECP256R1())))
         codes = [_outcome(lambda _: stub.Enroll(request, timeout=9), channel) for _ in range(4)]
-    assert codes == [Code.UNAUTHENTICATED] * 3 + [Code.RESOURCE_EXHAUSTED]
+        assert codes == [Code.UNAUTHENTICATED] * 3 + [Code.RESOURCE_EXHAUSTED]
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Enroll(request, timeout=9)
+    assert ("grpc-retry-pushback-ms", "60000") in tuple(refused.value.trailing_metadata())
 
 
 def test_a_renewed_certificate_is_the_same_device(server, board):

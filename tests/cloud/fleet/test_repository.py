@@ -17,9 +17,11 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from distillnet.cloud.fleet.artifacts import CHUNK_BYTES
 from distillnet.cloud.fleet.config import TrustSection
-from distillnet.cloud.fleet.errors import FleetError
+from distillnet.cloud.fleet.errors import FleetError, RefusedError
 from distillnet.cloud.fleet.repository import ONLINE_ROLES, Published, Repository
+from distillnet.cloud.fleet.turns import Turns
 from distillnet.proto.archive import digest, unpack
+from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 DAY_S = 86400.0
 NOW = float(round(time.time()))
@@ -175,6 +177,83 @@ def test_keys_are_made_rotated_and_shown_from_the_command_line(serve, board, tin
 
 
 @pytest.mark.integration
+def test_permission_to_go_back_is_signed_and_ends_when_a_newer_version_is_for_all(repository):
+    def signed(word: str) -> list[int]:
+        return [v for v in (1, 2, 3, 4) if (repository.custom(f"pets/{v}/student.tflite") or {}).get(word)]
+
+    for version in (1, 2, 3):
+        data = f"student {version}".encode()
+        repository.publish(published(data, version), data, NOW)
+    repository.publish(Published("birds", 9, digest(b"bird"), [], "0.1.0"), b"bird", NOW)
+    with pytest.raises(FleetError, match="is not in the signed metadata"):
+        repository.allow_downgrade("pets/7/student.tflite", NOW)
+    repository.allow_downgrade("pets/1/student.tflite", NOW)
+    assert signed("downgrade") == [1] and signed("hold") == [2, 3]
+    assert not repository.custom("birds/9/student.tflite").get("hold")
+    repository.release("pets/1/student.tflite", NOW)
+    assert signed("downgrade") == [1] and signed("hold") == [2, 3]
+    repository.publish(Published("pets", 4, digest(b"four"), [], "0.1.0", hold=True), b"four", NOW)
+    assert signed("downgrade") == [1]
+    repository.release("pets/4/student.tflite", NOW)
+    assert signed("downgrade") == [] and signed("hold") == [2, 3]
+    repository.allow_downgrade("pets/2/student.tflite", NOW)
+    five = Published("pets", 5, digest(b"five"), [], "0.1.0")
+    repository.publish(five, b"five", NOW)
+    assert signed("downgrade") == []
+
+
+def test_downloads_beyond_the_turns_are_spread_over_those_to_come():
+    turns = Turns(2, clock=lambda: 100.0)
+    with turns.turn(), turns.turn():
+        waits = [_wait_of(turns) for _ in range(20)]
+        assert waits == sorted(waits) and waits[0] >= 4 and waits[-1] == pytest.approx(4 + 20 * 4 / 2)
+    with turns.turn():
+        pass
+
+
+def _wait_of(turns: Turns) -> float:
+    with pytest.raises(RefusedError) as refused, turns.turn():
+        pass
+    return refused.value.retry_after_s
+
+
+def test_busy_service_says_when_to_come_back_serves_metadata_and_frees_the_turn_of_who_went(serve, board, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text("[fleet]\ndownloads = 1\n")
+    running = serve("--config", str(config))
+    name = "targets/pets/1/" + "0" * 64 + ".student.tflite"
+    path = running.data / "objects" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(16 << 20))
+    device = board(running, running.token())
+    with device.channel() as channel:
+        stub = artifacts_pb2_grpc.ArtifactsStub(channel)
+        request = artifacts_pb2.FetchRequest(path=name)
+        first = stub.Fetch(request, timeout=30)
+        assert next(first).total_size == 16 << 20
+        with pytest.raises(grpc.RpcError) as refused:
+            next(stub.Fetch(request, timeout=9))
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        (pushback,) = [value for key, value in refused.value.trailing_metadata() if key == "grpc-retry-pushback-ms"]
+        assert 4000 <= int(pushback) <= 12000
+        assert device.fetch("metadata/timestamp.json")[0]
+        first.cancel()
+        end = time.monotonic() + 10
+        while _is_busy(stub, request):
+            assert time.monotonic() < end, "the turn of a device that went is not free again"
+            time.sleep(0.05)
+
+
+def _is_busy(stub, request) -> bool:
+    call = stub.Fetch(request, timeout=9)
+    try:
+        next(call)
+    except grpc.RpcError:
+        return True
+    call.cancel()
+    return False
+
+
 class TestServed:
     """Through a real service."""
 

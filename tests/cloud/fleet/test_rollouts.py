@@ -270,6 +270,22 @@ def test_telemetry_after_against_before_stops_a_rollout(fleet, p99_ms, events, w
         assert len(fleet.updated) == 3
 
 
+def test_an_older_version_goes_to_devices_with_a_newer_one_only_where_that_is_asked_for(fleet):
+    which = fleet.start(soak_s=0)
+    for _ in range(20):
+        fleet.step()
+    assert fleet.state(which) == "done"
+    fleet.database.write_now(lambda session: rollouts.mark_released(session, which, fleet.now))
+    back = admin_pb2.StartRolloutRequest(application="pets", version=1)
+    with pytest.raises(RefusedError, match=r"20 of 20 devices run a version newer than 1 .* \(d000, d001, d002, …\)"):
+        fleet.database.read_now(lambda session: rollouts.prepare(session, back))
+    back.downgrade = True
+    assert fleet.database.read_now(lambda session: rollouts.prepare(session, back)).model.version == 1
+    back.version = 0
+    with pytest.raises(RefusedError, match="must name the version"):
+        fleet.database.read_now(lambda session: rollouts.prepare(session, back))
+
+
 def test_one_rollout_at_a_time_and_only_sensible_plans(fleet):
     for plan in ({"waves_percent": [50]}, {"waves_percent": [60, 50, 100]}, {"max_failure_share": 2.0}):
         with pytest.raises(RefusedError):

@@ -67,10 +67,12 @@ def test_what_a_device_reports_after_its_commit_is_what_the_fleet_shows(server, 
         stream.report(directive, fleet_pb2.UPDATE_PHASE_SWITCHED)
         eventually(lambda: server.devices()["truth-1"].last_report.phase == fleet_pb2.UPDATE_PHASE_SWITCHED)
         assert not server.devices()["truth-1"].models  # switched is not committed
-        stream.report(directive, COMMITTED, durations_ms={"fetching": 12.5})
+        shadow = fleet_pb2.ShadowRun(frames=30, disagreement=0.25, latency_ms=3.5, live_latency_ms=3.0)
+        stream.report(directive, COMMITTED, durations_ms={"fetching": 12.5}, shadow=shadow)
         shown = eventually(lambda: (row := server.devices()["truth-1"]).models and row)
         assert (shown.models[0].digest, shown.models[0].version) == (digest, 1)
         assert shown.connected and shown.last_report.durations_ms["fetching"] == 12.5
+        assert (shown.last_report.shadow.frames, shown.last_report.shadow.disagreement) == (30, 0.25)
     with device.connect("truth") as stream, pytest.raises(queue.Empty):
         stream.receive(0.6)  # nothing is asked twice
 

@@ -114,6 +114,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                     size_bytes=row.size_bytes,
                     published_ts=row.published_ts,
                     card_json=row.card_json.encode(),
+                    held=row.held,
                 )
                 for row in rows
             ]
@@ -150,6 +151,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def StartRollout(self, request: admin_pb2.StartRolloutRequest, context: Any) -> admin_pb2.Rollout:
         """Begin to bring a version to many devices; `conductor` does the rest."""
         by, now = caller().name, self._with.clock()
+        if request.downgrade:
+            prepared = await self._with.database.read(lambda session: rollouts.prepare(session, request))
+            to = prepared.model.application, prepared.model.version
+            await asyncio.to_thread(self._with.publisher.allow_downgrade, *to)
+            log.warning("%s lets boards go back to %s version %d; newer ones are held", by, *to)
         started = await self._with.database.write(
             lambda session: rollouts.message(session, rollouts.start(session, request, by, now))
         )

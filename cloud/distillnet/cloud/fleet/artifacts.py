@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import obstore
@@ -11,6 +12,7 @@ from distillnet.cloud.fleet import devices
 from distillnet.cloud.fleet.authorise import caller
 from distillnet.cloud.fleet.database import Database
 from distillnet.cloud.fleet.errors import Code, RefusedError
+from distillnet.cloud.fleet.turns import Turns
 from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
 
 CHUNK_BYTES = 16 << 10
@@ -25,13 +27,19 @@ _TARGET = re.compile(rf"targets/({_NAME})/[1-9][0-9]{{0,9}}/[0-9a-f]{{64}}\.stud
 class ArtifactsService(artifacts_pb2_grpc.ArtifactsServicer):
     """Serves metadata and targets; the client verifies them through TUF."""
 
-    def __init__(self, database: Database, store: Any) -> None:
+    def __init__(self, database: Database, store: Any, turns: Turns) -> None:
         self._database = database
         self._store = store
+        self._turns = turns
 
     async def Fetch(self, request: artifacts_pb2.FetchRequest, context: Any) -> AsyncIterator[artifacts_pb2.Chunk]:
-        """Stream a range in chunks: small ones unless asked for larger, for links that break."""
+        """Stream a range in chunks: small ones unless asked for larger, for links that break. Students take turns."""
         await self._check(request.path)
+        with nullcontext() if _METADATA.fullmatch(request.path) else self._turns.turn():
+            async for chunk in self._chunks(request):
+                yield chunk
+
+    async def _chunks(self, request: artifacts_pb2.FetchRequest) -> AsyncIterator[artifacts_pb2.Chunk]:
         try:
             total = int((await obstore.head_async(self._store, request.path))["size"])
         except FileNotFoundError as exc:

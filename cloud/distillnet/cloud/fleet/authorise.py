@@ -60,6 +60,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[Role]]] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READ,
 }
 
+_PUSHBACK: Final = "grpc-retry-pushback-ms"
 _caller: ContextVar[Identity] = ContextVar("caller")
 Handler = Callable[..., Any]
 
@@ -186,6 +187,8 @@ async def _refuse(context: Any, exc: Exception) -> None:
     if isinstance(exc, grpc.aio.AbortError):
         raise exc
     if isinstance(exc, RefusedError):
+        if exc.retry_after_s is not None:
+            context.set_trailing_metadata(((_PUSHBACK, f"{exc.retry_after_s * 1e3:.0f}"),))
         await context.abort(exc.code, str(exc))
     log.error("a call failed", exc_info=exc)
     await context.abort(Code.INTERNAL, "the service failed on this call; its log says why")

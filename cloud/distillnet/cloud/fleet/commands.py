@@ -178,7 +178,7 @@ def list_devices(
 
     Example: distillnet devices --json
     """
-    from distillnet.cloud.fleet.devices import phase_name
+    from distillnet.cloud.fleet.devices import phase_name, shadow_dict
     from distillnet.proto.v1 import admin_pb2
 
     with service.stub() as stub:
@@ -205,6 +205,7 @@ def list_devices(
                 "digest": row.last_report.digest,
                 "reason": row.last_report.reason,
                 "durations_ms": dict(row.last_report.durations_ms),
+                "shadow": shadow_dict(row.last_report.shadow) if row.last_report.HasField("shadow") else None,
             }
             if row.HasField("last_report")
             else None,
@@ -248,16 +249,18 @@ def list_models(
                     "digest": row.digest,
                     "size_bytes": row.size_bytes,
                     "published_ts": row.published_ts,
+                    "held": row.held,
                     "card": json.loads(row.card_json),
                 }
                 for row in rows
             ]
         )
         return
-    table = Table("application", "version", "published", "size", "digest")
+    table = Table("application", "version", "published", "size", "held", "digest")
     for row in rows:
         size = f"{row.size_bytes / 1024:.0f} KiB"
-        table.add_row(row.application, str(row.version), options.moment(row.published_ts), size, row.digest[:19] + "…")
+        facts = (str(row.version), options.moment(row.published_ts), size, "held" if row.held else "")
+        table.add_row(row.application, *facts, row.digest[:19] + "…")
     Console().print(table)
 
 

@@ -45,6 +45,9 @@ class FleetSection(Strict):
 
     heartbeat_s: float = Field(default=20.0, ge=0.2, le=3600, description="a stream silent for three of them is ended")
     poll_s: float = Field(default=0.25, ge=0.02, le=10, description="how often the database is asked for news")
+    downloads: int = Field(
+        default=256, ge=1, description="students served at once, some 2 MiB each; who comes then is told when to return"
+    )
     enroll_failures_per_minute: int = Field(default=20, ge=1, description="per address, then it has to wait")
 
 

@@ -124,6 +124,7 @@ class Report(Base):
     progress: Mapped[float]
     reason: Mapped[str] = mapped_column(Text)
     durations_ms: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
+    shadow: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     __table_args__ = (Index("reports_of_device", "device", "id"),)
 
 

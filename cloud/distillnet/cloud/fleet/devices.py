@@ -274,6 +274,11 @@ def phase_name(phase: int) -> str:
     return name.removeprefix("UPDATE_PHASE_").lower().replace("_", "-")
 
 
+def shadow_dict(shadow: fleet_pb2.ShadowRun) -> dict[str, Any]:
+    """What a shadow run measured as plain values."""
+    return {name: getattr(shadow, name) for name in ("frames", "disagreement", "latency_ms", "live_latency_ms")}
+
+
 def capabilities_dict(capabilities: enrollment_pb2.Capabilities) -> dict[str, Any]:
     """Capabilities as plain values."""
     return {
@@ -343,6 +348,7 @@ def _append(session: Session, device: str, phase: str, told: fleet_pb2.UpdateRep
     row.application, row.version, row.digest = told.application[:63], told.version, told.digest[:71]
     row.progress, row.reason = told.progress, told.reason[:1000]
     row.durations_ms = dict(list(told.durations_ms.items())[:32])
+    row.shadow = shadow_dict(told.shadow) if told.HasField("shadow") else None
     session.add(row)
 
 

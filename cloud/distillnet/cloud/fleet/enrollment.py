@@ -36,7 +36,8 @@ class FailureLimit:
         now = time.monotonic()
         recent = [moment for moment in self._failures.get(peer, []) if now - moment < 60.0]
         if len(recent) >= self._per_minute:
-            raise RefusedError(Code.RESOURCE_EXHAUSTED, "too many failed attempts from this address: wait a minute")
+            why = "too many failed attempts from this address: wait a minute"
+            raise RefusedError(Code.RESOURCE_EXHAUSTED, why, retry_after_s=60.0)
 
     def failed(self, peer: str) -> None:
         """Count one."""

@@ -12,8 +12,12 @@ class FleetError(ConfigError):
 
 
 class RefusedError(Exception):
-    """A request is not carried out; becomes the gRPC status `code` with this message."""
+    """A request is not carried out; becomes the gRPC status `code` with this message.
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    `retry_after_s` asks the caller for patience, as `grpc-retry-pushback-ms` in the trailing metadata (gRFC A6).
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.retry_after_s = retry_after_s

@@ -57,4 +57,5 @@ def _report(row: Report | None) -> fleet_pb2.UpdateReport | None:
         progress=row.progress,
         reason=row.reason,
         durations_ms=row.durations_ms,
+        shadow=None if row.shadow is None else fleet_pb2.ShadowRun(**row.shadow),
     )

@@ -1,6 +1,6 @@
 """Published students as facts. Plain functions of a database session."""
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from distillnet.cloud.fleet.database import Model
@@ -46,3 +46,9 @@ def get(session: Session, application: str, version: int) -> Model:
     if model is None or model.state != "published":
         raise RefusedError(Code.NOT_FOUND, f"application {application!r} has no published version {version}")
     return model
+
+
+def hold_newer(session: Session, application: str, version: int) -> None:
+    """Hold back every version of an application that is newer than this one."""
+    newer = (Model.application == application) & (Model.version > version)
+    session.execute(update(Model).where(newer).values(held=True))

@@ -76,6 +76,12 @@ class Publisher:
             self._repository.release(target_path(application, version), self._clock())
             self._database.write_now(functools.partial(_unhold, application=application, version=version))
 
+    def allow_downgrade(self, application: str, version: int) -> None:
+        """Let boards with a newer version go back to this one, and hold the newer ones back from then on."""
+        with self._database.exclusive(LOCK):
+            self._repository.allow_downgrade(target_path(application, version), self._clock())
+            self._database.write_now(functools.partial(models.hold_newer, application=application, version=version))
+
     def refresh(self) -> list[str]:
         """Sign the metadata anew where it ages; returns the roles signed."""
         with self._database.exclusive(LOCK):

@@ -174,27 +174,49 @@ class Repository:
         return newest
 
     def publish(self, published: Published, data: bytes, now: float) -> None:
-        """Store a student's bytes, then sign it in."""
+        """Store a student's bytes, then sign it in; unless it is held, boards may go back to older ones no longer."""
         target = TargetFile.from_data(published.path, data, ["sha256"])
         target.unrecognized_fields["custom"] = published.custom
         directory, _, name = published.path.rpartition("/")
         self._put(f"targets/{directory}/{target.hashes['sha256']}.{name}", data)
         targets, snapshot, timestamp = self._current()
         targets.signed.targets[published.path] = target
+        if not published.hold:
+            _forbid_downgrades(targets, published.application, published.version)
         self._advance(targets, snapshot, timestamp, now)
 
     def release(self, path: str, now: float) -> None:
-        """Take the `hold` off a target: boards may find it by themselves now."""
+        """Take the `hold` off a target: boards may find it by themselves now, and go back to older ones no longer."""
         targets, snapshot, timestamp = self._current()
         target = targets.signed.targets.get(path)
-        if target is not None and target.unrecognized_fields["custom"].pop("hold", None):
+        if target is None:
+            return
+        facts = target.unrecognized_fields["custom"]
+        held = facts.pop("hold", False)
+        if _forbid_downgrades(targets, facts["application"], facts["version"]) or held:
             self._advance(targets, snapshot, timestamp, now)
+
+    def allow_downgrade(self, path: str, now: float) -> None:
+        """Sign that boards with a newer version may go back to a target, and put the `hold` on the newer ones.
+
+        Raises:
+            FleetError: no such target is signed in.
+
+        """
+        targets, snapshot, timestamp = self._current()
+        if path not in targets.signed.targets:
+            raise FleetError(f"{path} is not in the signed metadata")
+        facts = targets.signed.targets[path].unrecognized_fields["custom"]
+        facts["downgrade"] = True
+        for other in _customs(targets, facts["application"]):
+            if other["version"] > facts["version"]:
+                other["hold"] = True
+        self._advance(targets, snapshot, timestamp, now)
 
     def highest(self, application: str) -> int:
         """Return the highest version of an application ever signed in; 0 when there is none."""
         targets, _, _ = self._current()
-        customs = (target.custom or {} for target in targets.signed.targets.values())
-        return max((int(facts["version"]) for facts in customs if facts.get("application") == application), default=0)
+        return max((int(facts["version"]) for facts in _customs(targets, application)), default=0)
 
     def custom(self, path: str) -> dict[str, Any] | None:
         """Return the signed custom part of a target, or None when no such target is signed in."""
@@ -291,6 +313,20 @@ class Repository:
 
     def _put(self, path: str, data: bytes) -> None:
         obstore.put(self._store, path, data)
+
+
+def _customs(targets: Metadata[Targets], application: str) -> list[dict[str, Any]]:
+    """Return the custom parts of an application's targets, to read and to change."""
+    customs = [target.unrecognized_fields.get("custom") or {} for target in targets.signed.targets.values()]
+    return [facts for facts in customs if facts.get("application") == application]
+
+
+def _forbid_downgrades(targets: Metadata[Targets], application: str, version: int) -> bool:
+    """Take back the permission to go back to versions older than this one; whether there was any."""
+    allowed = [facts for facts in _customs(targets, application) if facts["version"] < version and "downgrade" in facts]
+    for facts in allowed:
+        del facts["downgrade"]
+    return bool(allowed)
 
 
 def _sign(metadata: Metadata[Any], signer: Signer, role: str, *, append: bool = False) -> None:

@@ -58,13 +58,18 @@ def start(
     max_event_ratio: float = typer.Option(0.0, min=0, help="of events per hour, after to before; more stops it"),
     tag: list[str] = typer.Option([], help="only devices with any of these tags"),
     delay: float = typer.Option(0.0, min=0, help="seconds until it starts"),
+    downgrade: bool = typer.Option(False, help="sign that boards may go back to --version; newer ones are held back"),
     as_json: bool = options.AS_JSON,
     *,
     service: options.Service,
 ) -> None:
     """Start a rollout: the canary first, then wave after wave, stopping by itself when devices refuse or roll back.
 
+    With --downgrade the newer versions are held until a rollout of theirs is done, and boards may go back to this one
+    until a newer version is released to all.
+
     Example: distillnet rollout start pets --canary 2 --waves 25,100 --soak 600
+    Example: distillnet rollout start pets --version 3 --downgrade
     """
     from distillnet.proto.strict import ConfigError
     from distillnet.proto.v1 import admin_pb2
@@ -86,7 +91,7 @@ def start(
     )
     start_ts = time.time() + delay if delay else 0.0
     request = admin_pb2.StartRolloutRequest(
-        application=application, version=version, plan=plan, tags=tag, start_ts=start_ts
+        application=application, version=version, plan=plan, tags=tag, start_ts=start_ts, downgrade=downgrade
     )
     with service.stub() as stub:
         _show([stub.StartRollout(request, timeout=options.TIMEOUT_S)], as_json)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from distillnet.cloud.fleet import devices, models, verdict
-from distillnet.cloud.fleet.database import Assignment, Device, Rollout, RolloutDevice, Tag
+from distillnet.cloud.fleet.database import Assignment, Device, Installed, Model, Rollout, RolloutDevice, Tag
 from distillnet.cloud.fleet.errors import Code, RefusedError
 from distillnet.proto.v1 import admin_pb2
 
@@ -86,14 +86,26 @@ def refuse_while_active(session: Session, application: str) -> None:
         )
 
 
-def start(session: Session, request: admin_pb2.StartRolloutRequest, by: str, now: float) -> Rollout:
-    """Fix who is in which wave and make the rollout.
+@dataclass(frozen=True)
+class Prepared:
+    """A rollout that may be started: what, how, and to whom."""
+
+    model: Model
+    plan: Plan
+    waves: list[list[str]]
+
+
+def prepare(session: Session, request: admin_pb2.StartRolloutRequest) -> Prepared:
+    """Fix who is in which wave.
 
     Raises:
-        RefusedError: no such version or device, another rollout is under way, the plan makes no sense.
+        RefusedError: no such version or device, another rollout is under way, the plan makes no sense, or devices run a
+            newer version and are not to be allowed back.
 
     """
     plan = Plan.read(request.plan)
+    if request.downgrade and not request.version:
+        raise RefusedError(Code.INVALID_ARGUMENT, "a downgrade must name the version to go back to")
     published = models.published(session, request.application) if not request.version else []
     if not request.version and not published:
         raise RefusedError(Code.NOT_FOUND, f"application {request.application!r} has no published student")
@@ -103,7 +115,21 @@ def start(session: Session, request: admin_pb2.StartRolloutRequest, by: str, now
     fitting = [device for device, board in targets if models.fits(model, board)]
     if not fitting:
         raise RefusedError(Code.NOT_FOUND, "no device has this application, these tags and a fitting board")
-    waves = _waves(fitting, plan, f"{model.application}/{model.version}")
+    newer = [] if request.downgrade else _with_newer(session, model, fitting)
+    if newer:
+        who = ", ".join([*newer[:3], *(["…"] if len(newer) > 3 else [])])
+        raise RefusedError(
+            Code.FAILED_PRECONDITION,
+            f"{len(newer)} of {len(fitting)} devices run a version newer than {model.version} and would refuse it "
+            f"({who}): allow them back with --downgrade, or choose others by tag",
+        )
+    return Prepared(model, plan, _waves(fitting, plan, f"{model.application}/{model.version}"))
+
+
+def start(session: Session, request: admin_pb2.StartRolloutRequest, by: str, now: float) -> Rollout:
+    """Make the rollout; a downgrade has been signed before. Raises as `prepare` does."""
+    prepared = prepare(session, request)
+    model, plan = prepared.model, prepared.plan
     rollout = Rollout(
         application=model.application,
         version=model.version,
@@ -119,7 +145,7 @@ def start(session: Session, request: admin_pb2.StartRolloutRequest, by: str, now
     session.flush()
     session.add_all(
         RolloutDevice(rollout=rollout.id, device=device, wave=index)
-        for index, wave in enumerate(waves)
+        for index, wave in enumerate(prepared.waves)
         for device in wave
     )
     session.flush()
@@ -288,6 +314,14 @@ def _targets(session: Session, application: str, tags: list[str]) -> list[tuple[
     if tags:
         query = query.where(Device.id.in_(select(Tag.device).where(Tag.tag.in_(tags))))
     return [(device, capabilities.get("board", "")) for device, capabilities in session.execute(query)]
+
+
+def _with_newer(session: Session, model: Model, fitting: list[str]) -> list[str]:
+    """Return those of the devices that say they run a newer version."""
+    query = select(Installed.device).where(
+        Installed.application == model.application, Installed.version > model.version
+    )
+    return sorted(set(session.scalars(query)) & set(fitting))
 
 
 def _waves(fitting: list[str], plan: Plan, salt: str) -> list[list[str]]:

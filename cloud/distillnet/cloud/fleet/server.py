@@ -41,6 +41,7 @@ from distillnet.cloud.fleet.place import held, open_store
 from distillnet.cloud.fleet.publish import LOCK, Publisher
 from distillnet.cloud.fleet.repository import Repository
 from distillnet.cloud.fleet.streams import FleetService
+from distillnet.cloud.fleet.turns import Turns
 from distillnet.cloud.fleet.web.app import Dashboard, Sources
 from distillnet.cloud.fleet.workbench import Workbench
 from distillnet.proto.identity import Identity
@@ -195,7 +196,8 @@ def _fleet_server(service: _Service, hub: Hub, checks: Any, calls: Calls, web_po
     options = [*_OPTIONS, ("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     server = grpc.aio.server(interceptors=[Authorise(service.database, calls, time.time)], options=options)
     fleet_pb2_grpc.add_FleetServicer_to_server(FleetService(service.database, hub, time.time), server)
-    artifacts_pb2_grpc.add_ArtifactsServicer_to_server(ArtifactsService(service.database, service.store), server)
+    artifacts = ArtifactsService(service.database, service.store, Turns(service.config.fleet.downloads))
+    artifacts_pb2_grpc.add_ArtifactsServicer_to_server(artifacts, server)
     enrollment_pb2_grpc.add_RenewalServicer_to_server(RenewalService(_enrolment(service, 0)), server)
     feedback_pb2_grpc.add_FeedbackServicer_to_server(
         FeedbackService(service.config.feedback, service.database, service.store, time.time), server

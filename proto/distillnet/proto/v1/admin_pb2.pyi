@@ -103,20 +103,22 @@ class ListModelsRequest(_message.Message):
     def __init__(self, application: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("application", "version", "digest", "size_bytes", "published_ts", "card_json")
+    __slots__ = ("application", "version", "digest", "size_bytes", "published_ts", "card_json", "held")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_TS_FIELD_NUMBER: _ClassVar[int]
     CARD_JSON_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     application: str
     version: int
     digest: str
     size_bytes: int
     published_ts: float
     card_json: bytes
-    def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., published_ts: _Optional[float] = ..., card_json: _Optional[bytes] = ...) -> None: ...
+    held: bool
+    def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., published_ts: _Optional[float] = ..., card_json: _Optional[bytes] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)
@@ -219,18 +221,20 @@ class RolloutPlan(_message.Message):
     def __init__(self, canary: _Optional[int] = ..., canary_devices: _Optional[_Iterable[str]] = ..., waves_percent: _Optional[_Iterable[int]] = ..., soak_s: _Optional[float] = ..., max_failure_share: _Optional[float] = ..., concurrency: _Optional[int] = ..., pause_on_failure: _Optional[bool] = ..., max_latency_ratio: _Optional[float] = ..., max_event_ratio: _Optional[float] = ...) -> None: ...
 
 class StartRolloutRequest(_message.Message):
-    __slots__ = ("application", "version", "plan", "tags", "start_ts")
+    __slots__ = ("application", "version", "plan", "tags", "start_ts", "downgrade")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     START_TS_FIELD_NUMBER: _ClassVar[int]
+    DOWNGRADE_FIELD_NUMBER: _ClassVar[int]
     application: str
     version: int
     plan: RolloutPlan
     tags: _containers.RepeatedScalarFieldContainer[str]
     start_ts: float
-    def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., start_ts: _Optional[float] = ...) -> None: ...
+    downgrade: bool
+    def __init__(self, application: _Optional[str] = ..., version: _Optional[int] = ..., plan: _Optional[_Union[RolloutPlan, _Mapping]] = ..., tags: _Optional[_Iterable[str]] = ..., start_ts: _Optional[float] = ..., downgrade: _Optional[bool] = ...) -> None: ...
 
 class ListRolloutsRequest(_message.Message):
     __slots__ = ("id",)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from distillnet.proto.v1 import enrollment_pb2 as distillnet_dot_proto_dot_v1_dot_enrollment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/fleet.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\"\xc2\x01\n\rDeviceMessage\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.distillnet.v1.HelloH\x00\x12-\n\theartbeat\x18\x02 \x01(\x0b\x32\x18.distillnet.v1.HeartbeatH\x00\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReportH\x00\x12!\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x12.distillnet.v1.AckH\x00\x42\t\n\x07message\"\x90\x01\n\x05Hello\x12\x31\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x04 \x03(\t\"F\n\x0eInstalledModel\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"L\n\tHeartbeat\x12\x10\n\x08uptime_s\x18\x01 \x01(\x01\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\"\x9f\x02\n\x0cUpdateReport\x12\x14\n\x0c\x64irective_id\x18\x01 \x01(\t\x12)\n\x05phase\x18\x02 \x01(\x0e\x32\x1a.distillnet.v1.UpdatePhase\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x42\n\x0c\x64urations_ms\x18\x08 \x03(\x0b\x32,.distillnet.v1.UpdateReport.DurationsMsEntry\x1a\x32\n\x10\x44urationsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x1b\n\x03\x41\x63k\x12\x14\n\x0c\x64irective_id\x18\x01 \x01(\t\"\xa5\x01\n\x0c\x43loudMessage\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.distillnet.v1.WelcomeH\x00\x12-\n\tdirective\x18\x02 \x01(\x0b\x32\x18.distillnet.v1.DirectiveH\x00\x12\x30\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.distillnet.v1.RetryAfterH\x00\x42\t\n\x07message\":\n\x07Welcome\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\n\n\x02ts\x18\x03 \x01(\x01\"w\n\tDirective\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x15.distillnet.v1.UpdateH\x00\x12+\n\x08rollback\x18\x03 \x01(\x0b\x32\x17.distillnet.v1.RollbackH\x00\x42\x08\n\x06\x61\x63tion\"g\n\x06Update\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0btarget_path\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"@\n\x08Rollback\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"-\n\nRetryAfter\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t*\xb9\x02\n\x0bUpdatePhase\x12\x1c\n\x18UPDATE_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_PHASE_IDLE\x10\x01\x12\x19\n\x15UPDATE_PHASE_FETCHING\x10\x02\x12\x1a\n\x16UPDATE_PHASE_VERIFYING\x10\x03\x12\x1a\n\x16UPDATE_PHASE_SELF_TEST\x10\x04\x12\x17\n\x13UPDATE_PHASE_SHADOW\x10\x05\x12\x19\n\x15UPDATE_PHASE_SWITCHED\x10\x06\x12\x1a\n\x16UPDATE_PHASE_PROBATION\x10\x07\x12\x1a\n\x16UPDATE_PHASE_COMMITTED\x10\x08\x12\x1c\n\x18UPDATE_PHASE_ROLLED_BACK\x10\t\x12\x18\n\x14UPDATE_PHASE_REFUSED\x10\n2Q\n\x05\x46leet\x12H\n\x07\x43onnect\x12\x1c.distillnet.v1.DeviceMessage\x1a\x1b.distillnet.v1.CloudMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x64istillnet/proto/v1/fleet.proto\x12\rdistillnet.v1\x1a$distillnet/proto/v1/enrollment.proto\"\xc2\x01\n\rDeviceMessage\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.distillnet.v1.HelloH\x00\x12-\n\theartbeat\x18\x02 \x01(\x0b\x32\x18.distillnet.v1.HeartbeatH\x00\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1b.distillnet.v1.UpdateReportH\x00\x12!\n\x03\x61\x63k\x18\x04 \x01(\x0b\x32\x12.distillnet.v1.AckH\x00\x42\t\n\x07message\"\x90\x01\n\x05Hello\x12\x31\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x1b.distillnet.v1.Capabilities\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\x12\x0f\n\x07session\x18\x03 \x01(\t\x12\x14\n\x0c\x61pplications\x18\x04 \x03(\t\"F\n\x0eInstalledModel\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"L\n\tHeartbeat\x12\x10\n\x08uptime_s\x18\x01 \x01(\x01\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.distillnet.v1.InstalledModel\"\xc9\x02\n\x0cUpdateReport\x12\x14\n\x0c\x64irective_id\x18\x01 \x01(\t\x12)\n\x05phase\x18\x02 \x01(\x0e\x32\x1a.distillnet.v1.UpdatePhase\x12\x13\n\x0b\x61pplication\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x10\n\x08progress\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x42\n\x0c\x64urations_ms\x18\x08 \x03(\x0b\x32,.distillnet.v1.UpdateReport.DurationsMsEntry\x12(\n\x06shadow\x18\t \x01(\x0b\x32\x18.distillnet.v1.ShadowRun\x1a\x32\n\x10\x44urationsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"^\n\tShadowRun\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x14\n\x0c\x64isagreement\x18\x02 \x01(\x01\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x17\n\x0flive_latency_ms\x18\x04 \x01(\x01\"\x1b\n\x03\x41\x63k\x12\x14\n\x0c\x64irective_id\x18\x01 \x01(\t\"\xa5\x01\n\x0c\x43loudMessage\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.distillnet.v1.WelcomeH\x00\x12-\n\tdirective\x18\x02 \x01(\x0b\x32\x18.distillnet.v1.DirectiveH\x00\x12\x30\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.distillnet.v1.RetryAfterH\x00\x42\t\n\x07message\":\n\x07Welcome\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\n\n\x02ts\x18\x03 \x01(\x01\"w\n\tDirective\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x06update\x18\x02 \x01(\x0b\x32\x15.distillnet.v1.UpdateH\x00\x12+\n\x08rollback\x18\x03 \x01(\x0b\x32\x17.distillnet.v1.RollbackH\x00\x42\x08\n\x06\x61\x63tion\"g\n\x06Update\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0btarget_path\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"@\n\x08Rollback\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\"-\n\nRetryAfter\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0e\n\x06reason\x18\x02 \x01(\t*\xb9\x02\n\x0bUpdatePhase\x12\x1c\n\x18UPDATE_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_PHASE_IDLE\x10\x01\x12\x19\n\x15UPDATE_PHASE_FETCHING\x10\x02\x12\x1a\n\x16UPDATE_PHASE_VERIFYING\x10\x03\x12\x1a\n\x16UPDATE_PHASE_SELF_TEST\x10\x04\x12\x17\n\x13UPDATE_PHASE_SHADOW\x10\x05\x12\x19\n\x15UPDATE_PHASE_SWITCHED\x10\x06\x12\x1a\n\x16UPDATE_PHASE_PROBATION\x10\x07\x12\x1a\n\x16UPDATE_PHASE_COMMITTED\x10\x08\x12\x1c\n\x18UPDATE_PHASE_ROLLED_BACK\x10\t\x12\x18\n\x14UPDATE_PHASE_REFUSED\x10\n2Q\n\x05\x46leet\x12H\n\x07\x43onnect\x12\x1c.distillnet.v1.DeviceMessage\x1a\x1b.distillnet.v1.CloudMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPDATEREPORT_DURATIONSMSENTRY']._loaded_options = None
   _globals['_UPDATEREPORT_DURATIONSMSENTRY']._serialized_options = b'8\001'
-  _globals['_UPDATEPHASE']._serialized_start=1469
-  _globals['_UPDATEPHASE']._serialized_end=1782
+  _globals['_UPDATEPHASE']._serialized_start=1607
+  _globals['_UPDATEPHASE']._serialized_end=1920
   _globals['_DEVICEMESSAGE']._serialized_start=89
   _globals['_DEVICEMESSAGE']._serialized_end=283
   _globals['_HELLO']._serialized_start=286
@@ -45,23 +45,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=504
   _globals['_HEARTBEAT']._serialized_end=580
   _globals['_UPDATEREPORT']._serialized_start=583
-  _globals['_UPDATEREPORT']._serialized_end=870
-  _globals['_UPDATEREPORT_DURATIONSMSENTRY']._serialized_start=820
-  _globals['_UPDATEREPORT_DURATIONSMSENTRY']._serialized_end=870
-  _globals['_ACK']._serialized_start=872
-  _globals['_ACK']._serialized_end=899
-  _globals['_CLOUDMESSAGE']._serialized_start=902
-  _globals['_CLOUDMESSAGE']._serialized_end=1067
-  _globals['_WELCOME']._serialized_start=1069
-  _globals['_WELCOME']._serialized_end=1127
-  _globals['_DIRECTIVE']._serialized_start=1129
-  _globals['_DIRECTIVE']._serialized_end=1248
-  _globals['_UPDATE']._serialized_start=1250
-  _globals['_UPDATE']._serialized_end=1353
-  _globals['_ROLLBACK']._serialized_start=1355
-  _globals['_ROLLBACK']._serialized_end=1419
-  _globals['_RETRYAFTER']._serialized_start=1421
-  _globals['_RETRYAFTER']._serialized_end=1466
-  _globals['_FLEET']._serialized_start=1784
-  _globals['_FLEET']._serialized_end=1865
+  _globals['_UPDATEREPORT']._serialized_end=912
+  _globals['_UPDATEREPORT_DURATIONSMSENTRY']._serialized_start=862
+  _globals['_UPDATEREPORT_DURATIONSMSENTRY']._serialized_end=912
+  _globals['_SHADOWRUN']._serialized_start=914
+  _globals['_SHADOWRUN']._serialized_end=1008
+  _globals['_ACK']._serialized_start=1010
+  _globals['_ACK']._serialized_end=1037
+  _globals['_CLOUDMESSAGE']._serialized_start=1040
+  _globals['_CLOUDMESSAGE']._serialized_end=1205
+  _globals['_WELCOME']._serialized_start=1207
+  _globals['_WELCOME']._serialized_end=1265
+  _globals['_DIRECTIVE']._serialized_start=1267
+  _globals['_DIRECTIVE']._serialized_end=1386
+  _globals['_UPDATE']._serialized_start=1388
+  _globals['_UPDATE']._serialized_end=1491
+  _globals['_ROLLBACK']._serialized_start=1493
+  _globals['_ROLLBACK']._serialized_end=1557
+  _globals['_RETRYAFTER']._serialized_start=1559
+  _globals['_RETRYAFTER']._serialized_end=1604
+  _globals['_FLEET']._serialized_start=1922
+  _globals['_FLEET']._serialized_end=2003
 # @@protoc_insertion_point(module_scope)

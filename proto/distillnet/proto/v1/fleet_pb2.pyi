@@ -76,7 +76,7 @@ class Heartbeat(_message.Message):
     def __init__(self, uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[InstalledModel, _Mapping]]] = ...) -> None: ...
 
 class UpdateReport(_message.Message):
-    __slots__ = ("directive_id", "phase", "application", "version", "digest", "progress", "reason", "durations_ms")
+    __slots__ = ("directive_id", "phase", "application", "version", "digest", "progress", "reason", "durations_ms", "shadow")
     class DurationsMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class UpdateReport(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DURATIONS_MS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     directive_id: str
     phase: UpdatePhase
     application: str
@@ -100,7 +101,20 @@ class UpdateReport(_message.Message):
     progress: float
     reason: str
     durations_ms: _containers.ScalarMap[str, float]
-    def __init__(self, directive_id: _Optional[str] = ..., phase: _Optional[_Union[UpdatePhase, str]] = ..., application: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., progress: _Optional[float] = ..., reason: _Optional[str] = ..., durations_ms: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    shadow: ShadowRun
+    def __init__(self, directive_id: _Optional[str] = ..., phase: _Optional[_Union[UpdatePhase, str]] = ..., application: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., progress: _Optional[float] = ..., reason: _Optional[str] = ..., durations_ms: _Optional[_Mapping[str, float]] = ..., shadow: _Optional[_Union[ShadowRun, _Mapping]] = ...) -> None: ...
+
+class ShadowRun(_message.Message):
+    __slots__ = ("frames", "disagreement", "latency_ms", "live_latency_ms")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    disagreement: float
+    latency_ms: float
+    live_latency_ms: float
+    def __init__(self, frames: _Optional[int] = ..., disagreement: _Optional[float] = ..., latency_ms: _Optional[float] = ..., live_latency_ms: _Optional[float] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("directive_id",)
