@@ -152,7 +152,7 @@ bench-layers: $(VENV)/.deps ## Every layer against the peak of this CPU, measure
 	@for model in $(or $(MODELS),$(wildcard $(or $(DISTILLNET_DATA),../shared/data)/models/*int8.tflite)); do \
 	  build/bench/device/csrc/tests/bench_layers $$model "$(KERNELS)" || exit 1; done
 
-test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 25 minutes (ARGS=--short: 4)
+test-updates: $(VENV)/.deps ## Power cuts, attacks, bad networks, crashes, a hundred updates, fuzzed gRPC, timings; 20 minutes (ARGS=--short: 4)
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python tests/device/update/support/report.py $(ARGS)
 

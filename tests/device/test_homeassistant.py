@@ -129,9 +129,20 @@ def test_templates_give_what_the_platforms_want() -> None:
     assert rendered["zone"] is None
     model = {"installed": {"version": 3}, "candidate": None, "phase": "idle"}
     update = json.loads(render(components["model"]["value_template"], model))
-    assert update == {"installed_version": "3", "latest_version": "3", "in_progress": False}
-    waiting = {"installed": None, "candidate": {"version": 4}, "phase": "fetching"}
-    assert json.loads(render(components["model"]["value_template"], waiting))["latest_version"] == "4"
+    resting = {"in_progress": False, "update_percentage": None, "release_summary": "idle"}
+    assert update == {"installed_version": "3", "latest_version": "3", **resting}
+    waiting = {"installed": None, "candidate": {"version": 4}, "phase": "fetching", "progress": 0.254}
+    update = json.loads(render(components["model"]["value_template"], waiting))
+    assert (update["latest_version"], update["in_progress"], update["update_percentage"]) == ("4", True, 25)
+    gone = {
+        "installed": {"version": 3},
+        "phase": "rolled-back",
+        "progress": 1.0,
+        "reason": "probation: slow " + "x" * 400,
+    }
+    update = json.loads(render(components["model"]["value_template"], gone))
+    assert update["release_summary"].startswith("rolled-back: probation: slow x")
+    assert len(update["release_summary"]) == 255 and update["update_percentage"] is None
     telemetry = {"stages": {"infer": {"p95": 1.234}}, "sources": {"door": {"fps": 29.97}}, "temperature_c": None}
     assert render(components["infer_p95"]["value_template"], telemetry) == "1.23"
     assert render(components["end_to_end_p95"]["value_template"], telemetry) == "None"

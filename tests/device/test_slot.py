@@ -84,12 +84,16 @@ def test_a_shadow_sees_every_inference_and_a_failing_one_is_removed(one: Student
     slot = ModelSlot(one)
     seen: list[object] = []
 
-    def shadow(pixels: object, box: object, scores: object) -> None:
-        seen.append(box)
-        if len(seen) == 2:
-            raise RuntimeError("bad shadow")
+    class Shadow:
+        def saw(self, pixels: object, zone: object, scores: object) -> None:
+            seen.append(zone)
+            if len(seen) == 2:
+                raise RuntimeError("bad shadow")
 
-    slot.set_shadow(shadow)
+        def heard(self, chunk: object, decisions: object, gated: bool) -> None:
+            raise AssertionError("nothing sounds")
+
+    slot.set_shadow(Shadow())
     for _ in range(4):
         slot.record_look(np.zeros((1, 1, 3), np.uint8), [(0, 0, 1, 1)], [np.ones(3, np.float32)], 1.0)
     assert len(seen) == 2

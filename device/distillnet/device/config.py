@@ -1,6 +1,8 @@
 """The device file: what the daemon watches, what it says, and to whom. Read once, at the edge."""
 
 import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,6 +12,8 @@ from distillnet.engine.backend import check_engine
 from distillnet.proto.card import Name, Score
 from distillnet.proto.strict import Strict, load_toml
 
+ClockTime = Annotated[str, Field(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+"""HH:MM, local."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -83,7 +87,9 @@ class EventRule(Strict):
     cooldown_s: float = Field(default=0.0, ge=0)
     update_s: float = Field(default=10.0, gt=0, description="an `update` so often while it lasts")
     sources: list[Name] = Field(default_factory=list, description="empty = all")
-    hours: list[tuple[str, str]] = Field(default_factory=list, description='local time ranges, e.g. ["08:00", "18:30"]')
+    hours: list[tuple[ClockTime, ClockTime]] = Field(
+        default_factory=list, description='local time ranges, e.g. ["08:00", "18:30"]'
+    )
 
     @model_validator(mode="after")
     def _window_holds_confirm(self) -> Self:
@@ -159,7 +165,7 @@ class UpdateSection(Strict):
     max_arena_bytes: int = Field(default=64 << 20, ge=1 << 16)
     store_bytes: int = Field(default=256 << 20, ge=1 << 20)
     rate_bytes_per_s: int | None = Field(default=None, gt=0)
-    hours: list[tuple[str, str]] = Field(
+    hours: list[tuple[ClockTime, ClockTime]] = Field(
         default_factory=list, description='an update begins only within these local times, e.g. ["02:00", "04:00"]'
     )
     metered: list[str] = Field(
@@ -202,3 +208,11 @@ def load(path: Path) -> DeviceConfig:
 
     """
     return load_toml(path, DeviceConfig)
+
+
+def within_hours(hours: Sequence[tuple[ClockTime, ClockTime]], ts: float) -> bool:
+    """Whether `ts` (Unix seconds) lies in one of the ranges by local time; they may go over midnight, none = always."""
+    if not hours:
+        return True
+    now = time.strftime("%H:%M", time.localtime(ts))
+    return any(start <= now < end if start <= end else now >= start or now < end for start, end in hours)

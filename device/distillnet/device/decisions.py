@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from distillnet.device.config import EventRule
+from distillnet.device.config import EventRule, within_hours
 from distillnet.device.decide import IDLE, Rule, Sample, State, Transition, finish, rule_for, step
 from distillnet.device.slot import Scores
 from distillnet.proto.card import Card, CardEvent
@@ -104,7 +103,7 @@ class Decisions:
                 state,
                 Sample(score, t, ts),
                 lane.new_id,
-                allowed=not lane.hours or _within(lane.hours, ts),
+                allowed=within_hours(lane.hours, ts),
             )
             self._states[lane.key] = state
             if transition is not None:
@@ -144,13 +143,3 @@ class Decisions:
 def _rounded(transition: Transition) -> Transition:
     """Return it with scores as they are told: six digits, of float32 no more is meant."""
     return replace(transition, score=round(transition.score, 6), top_score=round(transition.top_score, 6))
-
-
-def _within(hours: Iterable[tuple[str, str]], ts: float) -> bool:
-    now = datetime.fromtimestamp(ts).strftime("%H:%M")
-    return any(_in_range(now, start, end) for start, end in hours)
-
-
-def _in_range(now: str, start: str, end: str) -> bool:
-    """Whether "HH:MM" lies in a range that may go over midnight."""
-    return start <= now < end if start <= end else now >= start or now < end

@@ -130,7 +130,10 @@ def _model(shown: Shown, topics: Topics, key: str, name: str, topic: str, title:
     installed = "(value_json.installed or {}).get('version', 0) | string"
     latest = "((value_json.candidate or value_json.installed) or {}).get('version', 0) | string"
     busy = "value_json.phase in ['fetching', 'verifying', 'self-test', 'shadow', 'switched', 'probation']"
+    share = f"(value_json.progress * 100) | round(0) if {busy} and value_json.progress else none"
+    summary = "(value_json.phase ~ (': ' ~ value_json.reason if value_json.reason else ''))[:255]"
     fields = f"'installed_version': {installed}, 'latest_version': {latest}, 'in_progress': {busy}"
+    fields += f", 'update_percentage': {share}, 'release_summary': {summary}"
     return _base(shown, "update", key, name) | {
         "state_topic": topic,
         "value_template": f"{{{{ {{{fields}}} | tojson }}}}",

@@ -234,9 +234,8 @@ class Pipeline:
             return
         self.engine_error = ""
         infer_ms = (time.perf_counter() - started) * 1000.0
-        inferred = [decision.scores for decision in heard if decision.inferred]
-        if inferred:
-            self._slot.record(inferred, infer_ms)
+        self._slot.record_heard(chunk, heard, infer_ms, gated=gated)
+        if any(decision.inferred for decision in heard):
             self._telemetry.stage("infer", infer_ms)
         for decision in heard:
             self._telemetry.looked(chunk.source, int(decision.inferred), {})

@@ -11,10 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distillnet.device.frames import Chunk
+from distillnet.device.sound.ears import Heard
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.student import Student
@@ -22,14 +25,24 @@ from distillnet.engine.student import Student
 log = logging.getLogger(__name__)
 
 Scores = NDArray[np.float32]
-ShadowHook = Callable[[Pixels, Zone | None, Scores], None]
-"""Called by the inference thread after each inference with the frame, its zone's box and the current scores; it must
-return quickly. The pixels are never changed after capture, so a reference may be kept."""
 SwapObserver = Callable[[Student | None, Student], None]
 """Called by the inference thread with the old and the new student, between two frames, before `swap` returns."""
 
 _SAMPLES = 4096
 _UNSUMMED = 256
+
+
+class Shadow(Protocol):
+    """Who is shown what the current student sees and hears, by the inference thread: must return quickly.
+
+    Pixels and samples are never changed after capture, so references may be kept.
+    """
+
+    def saw(self, pixels: Pixels, zone: Zone | None, scores: Scores) -> None:
+        """Take a frame, its zone's box and the current scores, after each inference."""
+
+    def heard(self, chunk: Chunk, decisions: Sequence[Heard], gated: bool) -> None:
+        """Take every chunk of sound, and what was decided on it; `gated` = not inferred while nothing sounds."""
 
 
 class SwapError(Exception):
@@ -123,7 +136,7 @@ class ModelSlot:
         self._previous: Behaviour | None = None
         self._observers: list[SwapObserver] = []
         self._wake: list[Callable[[], None]] = []
-        self._shadow: ShadowHook | None = None
+        self._shadow: Shadow | None = None
 
     # For the update service
 
@@ -159,10 +172,10 @@ class ModelSlot:
         with self._lock:
             self._observers.append(observer)
 
-    def set_shadow(self, hook: ShadowHook | None) -> None:
-        """Have `hook` see every inference's input and scores; None ends that."""
+    def set_shadow(self, shadow: Shadow | None) -> None:
+        """Have `shadow` see every inference's input and scores; None ends that."""
         with self._lock:
-            self._shadow = hook
+            self._shadow = shadow
 
     def behaviour(self) -> Behaviour:
         """Return what the current student did since it was switched in."""
@@ -210,16 +223,21 @@ class ModelSlot:
             return self._current
 
     def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Sequence[Scores], ms: float) -> None:
-        """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow hook."""
+        """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow."""
         self.record(scores, ms)
-        shadow = self._shadow
-        if shadow is not None:
-            try:
-                for box, seen in zip(boxes, scores, strict=True):
-                    shadow(pixels, box, seen)
-            except Exception:
-                log.exception("shadow hook failed; it is removed")
-                self.set_shadow(None)
+
+        def show(shadow: Shadow) -> None:
+            for box, seen in zip(boxes, scores, strict=True):
+                shadow.saw(pixels, box, seen)
+
+        self._show(show)
+
+    def record_heard(self, chunk: Chunk, decisions: Sequence[Heard], ms: float, *, gated: bool) -> None:
+        """Count what was inferred on a chunk of sound, in `ms` together, and show the chunk to the shadow."""
+        inferred = [decision.scores for decision in decisions if decision.inferred]
+        if inferred:
+            self.record(inferred, ms)
+        self._show(lambda shadow: shadow.heard(chunk, decisions, gated))
 
     def record(self, scores: Sequence[Scores], ms: float) -> None:
         """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound."""
@@ -248,6 +266,16 @@ class ModelSlot:
         """Count an announced event."""
         with self._lock:
             self._window.events += 1
+
+    def _show(self, show: Callable[[Shadow], None]) -> None:
+        shadow = self._shadow
+        if shadow is None:
+            return
+        try:
+            show(shadow)
+        except Exception:
+            log.exception("the shadow failed; it is removed")
+            self.set_shadow(None)
 
     def _switch(self, student: Student) -> None:
         with self._lock:

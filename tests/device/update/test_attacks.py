@@ -19,6 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = FetchLimits(stall_s=0.3, grace_s=0.3, minimum_rate_bytes_per_s=20_000)
     monkeypatch.setattr(effects, "FetchLimits", lambda **_: limits)
     monkeypatch.setattr(effects, "MAX_FRUITLESS", 2)
+    monkeypatch.setattr(effects, "MAX_BUSY_S", 1.0)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)

@@ -1,13 +1,16 @@
 """A board takes what its fleet directs, says so truthfully, and keeps running whatever happens."""
 
+import itertools
 import time
 
 import pytest
 import tiny
 from board import until
+from pydantic import ValidationError
 from simulated_cloud import DAY, utc
 
-from distillnet.device.update import link, service
+from distillnet.device.config import UpdateSection, within_hours
+from distillnet.device.update import effects, link, service
 from distillnet.device.update.service import open_store
 from distillnet.proto.v1 import fleet_pb2
 
@@ -192,6 +195,51 @@ def test_server_that_is_busy_is_left_alone_as_long_as_it_asks(cloud, make_board)
     board.stop()
 
 
+def busy_with_students(cloud, *answers):
+    """Refuse the next fetches of students, asking for so many seconds each; returns when they were asked for."""
+    left, asked = list(answers), []
+
+    def busy(request):
+        if not request.path.startswith("targets/"):
+            return None
+        asked.append(time.monotonic())
+        return left.pop(0) if left else None
+
+    cloud.busy = busy
+    return asked
+
+
+def test_download_waits_as_long_as_a_busy_server_asks_and_counts_no_attempt(cloud, board, monkeypatch):
+    monkeypatch.setattr(effects, "MAX_FRUITLESS", 2)
+    asked = busy_with_students(cloud, 0.3, 0.3, 0.3)
+    assert board.take(2).phase == COMMITTED
+    gaps = [b - a for a, b in itertools.pairwise(asked)]
+    assert len(gaps) == 3 and all(0.29 < gap < 0.6 for gap in gaps), gaps
+
+
+def test_download_is_tried_again_where_a_busy_server_does_not_say_when(cloud, board):
+    asked = busy_with_students(cloud, 0, 0)
+    assert board.take(2).phase == COMMITTED
+    assert len(asked) == 3
+
+
+def test_wait_for_a_busy_server_ends_for_a_newer_directive_and_for_a_stop(cloud, board):
+    slow = cloud.publish(2, tiny.numbered(2))
+    asked = busy_with_students(cloud, 600)
+    cloud.send(board.name, slow)
+    until(lambda: asked)
+    newer = cloud.publish(3, tiny.numbered(3))
+    cloud.send(board.name, newer)
+    assert "superseded by version 3" in cloud.wait_outcome(slow, 5.0).reason
+    assert cloud.wait_outcome(newer).phase == COMMITTED
+    asked = busy_with_students(cloud, 600)
+    cloud.send(board.name, cloud.publish(4, tiny.numbered(4)))
+    until(lambda: asked)
+    started = time.monotonic()
+    board.stop()
+    assert time.monotonic() - started < 1.0
+
+
 def test_board_that_lost_its_stream_comes_back_and_hears_what_it_missed(cloud, board):
     directive = cloud.publish(2, tiny.numbered(2))
     cloud.drop_stream(board.name)
@@ -303,7 +351,7 @@ def test_update_waits_for_its_hours_and_a_rollback_does_not(cloud, make_board, m
     board.stop()
     board.update["hours"] = [("02:00", "04:00")]
     clock = {"now": "12:00"}
-    monkeypatch.setattr(service, "within", lambda hours, now: not hours or "02:00" <= clock["now"] < "04:00")
+    monkeypatch.setattr(service, "within_hours", lambda hours, now: not hours or "02:00" <= clock["now"] < "04:00")
     board.start()
     directive = cloud.publish(3, tiny.numbered(3))
     cloud.send(board.name, directive)
@@ -344,4 +392,10 @@ def test_update_waits_while_the_way_out_is_metered(cloud, make_board, monkeypatc
 )
 def test_hours_may_go_over_midnight(hours, clock, inside):
     now = time.mktime((2026, 6, 15, *clock, 0, 0, 0, -1))
-    assert service.within(hours, now) is inside
+    assert within_hours(hours, now) is inside
+
+
+@pytest.mark.parametrize("wrong", ["2:00", "25:00", "02:60", "night"])
+def test_hours_that_are_no_time_are_an_error(wrong):
+    with pytest.raises(ValidationError, match="pattern"):
+        UpdateSection(hours=[("01:00", wrong)])

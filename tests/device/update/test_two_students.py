@@ -168,6 +168,27 @@ def test_student_whose_hearing_fails_on_the_stream_rolls_back_alone(cloud, both,
     assert (both.running_version, both.heard_version) == (1, 1)
 
 
+def test_student_that_hears_otherwise_is_refused_by_its_shadow_run_and_rolled_back_by_probation(cloud, both):
+    assert both.take(1, good(1)).phase == COMMITTED
+    assert both.hear(1).phase == COMMITTED
+    both.update["shadow_s"] = 2.0
+    both.stop()
+    both.start()
+    report = both.hear(2, hears="low")
+    assert report.phase == fleet_pb2.UPDATE_PHASE_REFUSED and "shadow: scores differ by 1.00" in report.reason
+    assert report.shadow.frames >= 10 and report.shadow.disagreement > 0.99
+    alike = both.hear(3, events=("low", "high"), seed=3)
+    assert alike.phase == COMMITTED and alike.durations_ms["shadow"] >= 2000
+    assert alike.shadow.frames >= 10 and alike.shadow.disagreement < 0.01
+    assert alike.shadow.latency_ms > 0 and alike.shadow.live_latency_ms > 0
+    both.update |= {"shadow_s": 0.0, "probation_s": 5}
+    both.stop()
+    both.start()
+    report = both.hear(4, hears="low")
+    assert report.phase == ROLLED_BACK and "from the previous student's" in report.reason
+    assert (both.running_version, both.heard_version) == (1, 3)
+
+
 def test_model_commands_ask_for_the_student_by_its_sense(both):
     both.hear(1)
     both.hear(2)

@@ -6,9 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
+from board import until
 
+from distillnet.device.frames import Chunk
 from distillnet.device.slot import Behaviour, ModelSlot
-from distillnet.device.update.watch import Beside, Comparison, probation_verdict, shadow_verdict, wait_watching
+from distillnet.device.sound.ears import Ears
+from distillnet.device.update.beside import Beside, Comparison
+from distillnet.device.update.watch import probation_verdict, shadow_verdict, wait_watching
 from distillnet.engine.student import Student
 
 
@@ -116,3 +120,44 @@ def test_beside_compares_only_the_events_both_students_have(events, differs):
             threading.Event().wait(0.002)
     assert beside.result().frames >= 5
     assert (beside.result().disagreement > 0) == differs
+
+
+def chunk(index: int, level: float = 0.1) -> Chunk:
+    """A tenth of a second of noise."""
+    samples = np.random.default_rng(index).normal(0, level, 1600).astype(np.float32)
+    t = index * 0.1
+    return Chunk("yard", index, samples, 16000, ts=t, t=t, captured=0.0, capture_ms=0.0)
+
+
+def listen(live: Student, other: Student, chunks: list[Chunk], *, gated: bool = False) -> Comparison:
+    """Let both hear the same sound; returns what came of it once the one beside has heard all of it."""
+    slot, ears = ModelSlot(live), Ears()
+    with Beside(slot, other) as beside:
+        for piece in chunks:
+            slot.record_heard(piece, ears.hear(live, piece, gated=gated), 1.0, gated=gated)
+            until(beside._inbox.empty)
+        done = threading.Event()
+        beside._inbox.put(done.set)
+        assert done.wait(5)
+        return beside.result()
+
+
+@pytest.mark.parametrize(("hears", "stride", "apart"), [("other", 4, 0.0), ("low", 4, 1.0), ("low", 7, 1.0)])
+def test_beside_hears_all_of_the_sound_and_compares_decisions_of_the_same_moment(hears, stride, apart):
+    live = Student.load(tiny.hearing(1), engine="litert")
+    other = Student.load(tiny.hearing(2, hears=hears, stride=stride), engine="litert")
+    seen = listen(live, other, [chunk(index) for index in range(40)])
+    hops = 40 * 1600 // live.card.input.hop_samples
+    assert seen.frames >= hops // stride - 4 and seen.errors == 0
+    assert seen.disagreement == pytest.approx(apart, abs=0.01)
+    assert len(seen.latency_ms) <= 40
+
+
+def test_beside_concludes_nothing_from_silence_behind_a_gate_and_goes_on_after_a_gap():
+    live = Student.load(tiny.hearing(1), engine="litert")
+    other = Student.load(tiny.hearing(2, hears="low"), engine="litert")
+    silence = [chunk(index, 0.0) for index in range(100)]
+    before_it_closes = listen(live, other, silence[:50], gated=True).frames
+    assert listen(live, other, silence, gated=True).frames == before_it_closes < 50 * 0.1 / 0.04
+    gap = [chunk(index) for index in (*range(10), *range(30, 40))]
+    assert listen(live, other, gap).frames > 2

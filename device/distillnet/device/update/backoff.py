@@ -19,6 +19,10 @@ class Backoff:
         self.failures += 1
         return ceiling * (0.5 + 0.5 * self.source.random())
 
+    def after_s(self, asked_s: float) -> float:
+        """Return how long to leave a server alone that asks for `asked_s`: that or up to a fifth more."""
+        return asked_s * (1 + 0.2 * self.source.random())
+
     def reset(self) -> None:
         """Start from `first_s` again: something worked."""
         self.failures = 0

@@ -27,6 +27,8 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6
+_MAX_PUSHBACK_S = 3600.0
 _PEM_HEADER = "-----BEGIN CERTIFICATE-----"
 
 
@@ -93,6 +95,17 @@ def reason_of(error: grpc.RpcError) -> str:
         code, details = error.code(), error.details() or ""
     name = code.name.lower().replace("_", "-") if code is not None else type(error).__name__
     return f"{name}: {details}" if details else name
+
+
+def pushback_s(error: grpc.RpcError) -> float | None:
+    """Return how many seconds a server that ended a call asks to be left alone, an hour at most; None = it does not."""
+    trailing: Any = ()
+    with contextlib.suppress(AttributeError):
+        trailing = error.trailing_metadata() or ()
+    for key, value in trailing:
+        if key == _PUSHBACK and str(value).isdecimal():
+            return min(int(value) / 1e3, _MAX_PUSHBACK_S) or None
+    return None
 
 
 def _chain(secure: ssl.SSLSocket) -> list[bytes]:

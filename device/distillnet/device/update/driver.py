@@ -13,7 +13,7 @@ from distillnet.device.update.errors import RefusedError, StoppedError, StoreErr
 from distillnet.device.update.machine import ENDS, ON_TRIAL, TransitionError
 from distillnet.device.update.record import Installed, Record, Update
 from distillnet.device.update.store import ModelStore
-from distillnet.proto.mqtt import UpdatePhase
+from distillnet.proto.mqtt import ShadowPayload, UpdatePhase
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class Effects(Protocol):
     def wants_shadow(self) -> bool:
         """Whether the candidate runs beside the current student first."""
 
-    def shadow(self, student: Any) -> None:
-        """Run it beside the current one for a while."""
+    def shadow(self, student: Any, seen: Callable[[ShadowPayload], None]) -> None:
+        """Run it beside the current one for a while; `seen` is told what that measured before it is judged."""
 
     def switch(self, student: Any) -> None:
         """Make it the running student."""
@@ -127,7 +127,7 @@ class Driver:
             self._candidate, self._data = effects.self_test(update, self._data), b""
             return "shadow" if effects.wants_shadow() else "switched"
         if phase == "shadow":
-            effects.shadow(self._candidate)
+            effects.shadow(self._candidate, self._note_shadow)
             return "switched"
         if phase == "switched":
             effects.switch(self._candidate)
@@ -137,6 +137,9 @@ class Driver:
             self._give_up(reason, final=True)
             return "rolled-back"
         return "committed"
+
+    def _note_shadow(self, seen: ShadowPayload) -> None:
+        self._store.save(machine.shadowed(self._store.record, seen))
 
     def _advance(self, phase: UpdatePhase, following: UpdatePhase, took_ms: float) -> None:
         if self._store.record.update.phase in ENDS:

@@ -14,6 +14,7 @@ from distillnet.device.config import DeviceConfig
 from distillnet.device.slot import Behaviour, ModelSlot, SwapError
 from distillnet.device.update import admission
 from distillnet.device.update.backoff import Backoff
+from distillnet.device.update.beside import Beside
 from distillnet.device.update.errors import RefusedError, StoppedError, StoreError, TooSlowError, TransientError
 from distillnet.device.update.fetcher import FetchLimits, GrpcFetcher
 from distillnet.device.update.identity import DeviceIdentity
@@ -23,9 +24,9 @@ from distillnet.device.update.store import ModelStore
 from distillnet.device.update.trust import SignedTarget, Trust
 from distillnet.device.update.watch import (
     MIN_PAIRS,
-    Beside,
     answers,
     probation_verdict,
+    shadow_report,
     shadow_verdict,
     wait_watching,
 )
@@ -33,10 +34,14 @@ from distillnet.engine import ModelError
 from distillnet.engine.student import Student
 from distillnet.proto.archive import StudentError
 from distillnet.proto.card import AudioInput, ImageInput
+from distillnet.proto.mqtt import ShadowPayload
 
 log = logging.getLogger(__name__)
 
 MAX_FRUITLESS: Final = 20
+MAX_BUSY_S: Final = 6 * 3600.0
+"""A server that is busy for longer, and all the time, is given up."""
+_PAUSE_TICK_S: Final = 0.25
 _COMPARE_HZ: Final = (0.5, 10.0)
 _LOOK_AGAIN_S: Final = 600.0
 _BACK_S: Final = 3.0
@@ -104,8 +109,12 @@ class BoardEffects:
         return trust
 
     def fetch(self, wanted: Update) -> Update:
-        """Try until the student is here, the update is dropped, or nothing at all comes `MAX_FRUITLESS` times."""
+        """Try until the student is here, the update is dropped, or nothing at all comes `MAX_FRUITLESS` times.
+
+        A server that says how long to leave it alone is left alone so long, and that is no fruitless attempt.
+        """
         fruitless, found = 0, None
+        busy_since: float | None = None
         while True:
             self._check(wanted)
             self._received = 0
@@ -115,16 +124,22 @@ class BoardEffects:
                 return self._obtain(found, wanted)
             except TransientError as exc:
                 if self._received and not isinstance(exc, TooSlowError):
-                    fruitless = 0
+                    fruitless, busy_since = 0, None
                     self._backoff.reset()
-                fruitless += 1
-                if fruitless >= MAX_FRUITLESS:
-                    raise RefusedError(f"gave up after {fruitless} attempts: {exc}", final=False) from exc
-                if found is not None and not isinstance(exc, TooSlowError):
-                    found.trust.expect_breaks()
-                delay_s = self._backoff.next_s()
+                if exc.retry_after_s is None:
+                    fruitless, busy_since = fruitless + 1, None
+                    if fruitless >= MAX_FRUITLESS:
+                        raise RefusedError(f"gave up after {fruitless} attempts: {exc}", final=False) from exc
+                    if found is not None and not isinstance(exc, TooSlowError):
+                        found.trust.expect_breaks()
+                    delay_s = self._backoff.next_s()
+                else:
+                    busy_since = time.monotonic() if busy_since is None else busy_since
+                    if time.monotonic() - busy_since > MAX_BUSY_S:
+                        raise RefusedError(f"the server was busy for {MAX_BUSY_S:g} s: {exc}", final=False) from exc
+                    delay_s = self._backoff.after_s(exc.retry_after_s)
                 log.warning("fetching: %s; trying again in %.1f s", exc, delay_s)
-                self._stop.wait(delay_s)
+                self._pause(delay_s, wanted)
 
     def verify(self, update: Update) -> bytes:
         """Check hash and card."""
@@ -147,7 +162,7 @@ class BoardEffects:
         """Whether `shadow_s` is set and there is a student to compare with."""
         return self._config.update.shadow_s > 0 and self._slot.current() is not None
 
-    def shadow(self, student: Student) -> None:
+    def shadow(self, student: Student, seen: Callable[[ShadowPayload], None]) -> None:
         """Run the candidate on the live stream; the current student goes on."""
         update = self._store.record.update
         ratio = self._config.update.max_latency_ratio
@@ -158,10 +173,11 @@ class BoardEffects:
 
             verdict = wait_watching(self._config.update.shadow_s, judge, self._stop)
         self._stopped()
+        measured = shadow_report(beside.result(), self._slot.behaviour())
+        seen(measured)
+        log.info("shadow: %s", measured)
         if verdict:
             raise RefusedError(verdict)
-        seen = beside.result()
-        log.info("shadow: %d frames, scores differ by %.3f on average", seen.frames, seen.disagreement)
 
     def switch(self, student: Student) -> None:
         """Swap between two frames; nothing to do where the daemon has started with it."""
@@ -296,6 +312,13 @@ class BoardEffects:
             self._slot.swap(student, timeout_s=timeout_s)
         except SwapError as exc:
             raise RefusedError(f"switch: {exc}", final=False) from exc
+
+    def _pause(self, seconds: float, update: Update) -> None:
+        """Wait, unless the update is dropped meanwhile."""
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            self._check(update)
+            self._stop.wait(min(left_s, _PAUSE_TICK_S))
 
     def _check(self, update: Update) -> None:
         self._stopped()

@@ -18,7 +18,15 @@ class RefusedError(UpdateError):
 
 
 class TransientError(UpdateError):
-    """The network failed in a way that trying again may cure."""
+    """The network failed in a way that trying again may cure.
+
+    `retry_after_s` is how long the server asks to be left alone; None = it does not say.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        """Keep the reason, and the server's wish."""
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class TooSlowError(TransientError):

@@ -16,7 +16,7 @@ import grpc
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, DownloadLengthMismatchError, SlowRetrievalError
 from tuf.ngclient import FetcherInterface
 
-from distillnet.device.update.channel import reason_of
+from distillnet.device.update.channel import pushback_s, reason_of
 from distillnet.device.update.files import Files
 from distillnet.proto.v1 import artifacts_pb2, artifacts_pb2_grpc
 
@@ -27,6 +27,7 @@ _CAREFUL_CHUNK_BYTES = 4 << 10
 _LOST = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.INTERNAL,
@@ -35,7 +36,12 @@ _LOST = (
 
 
 class ConnectionLostError(DownloadError):
-    """The transfer broke; what came before it is kept."""
+    """The transfer broke, or did not begin; what came before it is kept. `retry_after_s` is as in `TransientError`."""
+
+    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
+        """Keep the reason, and the server's wish."""
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class GrpcFetcher(FetcherInterface):
         """Grow `partial` to `length` bytes of the file served at `path`, from wherever it ended before.
 
         Raises:
-            ConnectionLostError: broken off; call again to go on.
+            ConnectionLostError: broken off, or the server is busy; call again to go on.
             SlowRetrievalError: stalled, or slower than is bearable.
             DownloadHTTPError: there is no such file (404).
             DownloadLengthMismatchError: the server has more than `length` bytes.
@@ -229,5 +235,5 @@ def _mapped(path: str, error: grpc.RpcError, watch: _Watch) -> DownloadError:
     if code is grpc.StatusCode.NOT_FOUND:
         return DownloadHTTPError(f"{path}: not found", 404)
     if watch.verdict or code in _LOST:
-        return ConnectionLostError(f"{path}: {watch.verdict or reason_of(error)}")
+        return ConnectionLostError(f"{path}: {watch.verdict or reason_of(error)}", retry_after_s=pushback_s(error))
     return DownloadError(f"{path}: {reason_of(error)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from distillnet.device.update.backoff import Backoff
-from distillnet.device.update.channel import fleet_channel, reason_of
+from distillnet.device.update.channel import fleet_channel, pushback_s, reason_of
 from distillnet.device.update.enroll import renew
 from distillnet.device.update.errors import TransientError, UpdateError
 from distillnet.device.update.identity import DeviceIdentity, load_identity
@@ -180,6 +180,7 @@ class FleetLink:
             outcome = "the server ended the stream"
         except grpc.RpcError as exc:
             outcome = reason_of(exc)
+            stream.retry_after_s = stream.retry_after_s or pushback_s(exc)
             self._forget_if_refused(exc)
         finally:
             stream.end()
@@ -189,8 +190,8 @@ class FleetLink:
             self._backoff.reset()
         if stream.renewing:
             return 0.0
-        wait_s = stream.retry_after_s if stream.retry_after_s is not None else 0.0
-        wait_s = wait_s * (1 + 0.1 * self._backoff.source.random()) if wait_s else self._backoff.next_s()
+        asked_s = stream.retry_after_s
+        wait_s = self._backoff.next_s() if asked_s is None else self._backoff.after_s(asked_s)
         if not self._stop.is_set():
             log.info("fleet: %s; trying again in %.1f s", outcome, wait_s)
         return wait_s

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 from distillnet.device.update.errors import UpdateError
 from distillnet.device.update.record import HISTORY, Installed, Outcome, Past, Record, Trigger, Update
-from distillnet.proto.mqtt import UpdatePhase
+from distillnet.proto.mqtt import ShadowPayload, UpdatePhase
 
 MAX_TRANSITIONS: Final = 48
 MAX_REASON: Final = 500
@@ -46,6 +46,7 @@ def begin(record: Record, wanted: Update, now: float) -> Record:
             "result": "none",
             "reason": "",
             "durations_ms": {},
+            "shadow": None,
             "started_ts": now,
         }
     )
@@ -76,6 +77,11 @@ def timed(record: Record, phase: UpdatePhase, duration_ms: float) -> Record:
     durations = dict(record.update.durations_ms)
     durations[phase] = round(durations.get(phase, 0.0) + duration_ms, 3)
     return record.model_copy(update={"update": record.update.model_copy(update={"durations_ms": durations})})
+
+
+def shadowed(record: Record, seen: ShadowPayload) -> Record:
+    """Note what the shadow run measured."""
+    return record.model_copy(update={"update": record.update.model_copy(update={"shadow": seen})})
 
 
 def commit(record: Record, now: float) -> Record:

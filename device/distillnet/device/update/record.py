@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from distillnet.proto.mqtt import UpdatePhase
+from distillnet.proto.mqtt import ShadowPayload, UpdatePhase
 from distillnet.proto.strict import Strict
 
 Outcome = Literal["none", "committed", "rolled-back", "refused"]
@@ -59,6 +59,7 @@ class Update(Strict):
     reason: str = ""
     started_ts: float = Field(default=0.0, ge=0)
     durations_ms: dict[str, float] = Field(default_factory=dict)
+    shadow: ShadowPayload | None = None
 
 
 class Past(Strict):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
-from distillnet.device.config import DeviceConfig
+from distillnet.device.config import DeviceConfig, within_hours
 from distillnet.device.slot import ModelSlot
 from distillnet.device.update import capabilities, machine
 from distillnet.device.update.driver import Driver
@@ -268,7 +268,7 @@ class UpdateService:
 
     def _waits_for(self) -> str:
         """Return what an update has to wait for before it may begin, or nothing."""
-        if not within(self._config.update.hours, time.time()):
+        if not within_hours(self._config.update.hours, time.time()):
             hours = ", ".join(f"{start}–{end}" for start, end in self._config.update.hours)
             return f"waits for its hours ({hours})"
         interface = metered_by(self._config.update.metered)
@@ -475,6 +475,7 @@ def _payload(record: Record, slot: ModelSlot, progress: float) -> ModelPayload:
         result=update.result,
         reason=update.reason,
         durations_ms=update.durations_ms,
+        shadow=update.shadow,
     )
 
 
@@ -491,6 +492,7 @@ def _report(record: Record, progress: float) -> fleet_pb2.UpdateReport:
         progress=progress,
         reason=update.reason,
         durations_ms=update.durations_ms,
+        shadow=None if update.shadow is None else fleet_pb2.ShadowRun(**update.shadow.model_dump()),
     )
 
 
@@ -528,11 +530,3 @@ def _shown(slot: Installed | None) -> InstalledModelPayload | None:
 
 def _model(slot: Installed) -> fleet_pb2.InstalledModel:
     return fleet_pb2.InstalledModel(application=slot.application, version=slot.version, digest=slot.digest)
-
-
-def within(hours: list[tuple[str, str]], now: float) -> bool:
-    """Whether local time `now` (Unix seconds) lies in one of the ranges "HH:MM"–"HH:MM"; none at all = always."""
-    clock = time.strftime("%H:%M", time.localtime(now))
-    return not hours or any(
-        start <= clock < end if start <= end else clock >= start or clock < end for start, end in hours
-    )

@@ -182,7 +182,7 @@ def _translated(action: Callable[[], Any]) -> None:
     except ConnectionLostError as exc:
         if str(exc).endswith(": stopped"):
             raise StoppedError("the daemon is stopping") from exc
-        raise TransientError(str(exc)) from exc
+        raise TransientError(str(exc), retry_after_s=exc.retry_after_s) from exc
     except SlowRetrievalError as exc:
         raise TooSlowError(f"too slow: {exc}") from exc
     except DownloadLengthMismatchError as exc:

@@ -6,6 +6,7 @@ answer. What it did is undone by `Attack.heal`, after which version 9 must be ta
 
 import copy
 import datetime
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Attack:
 def heal(cloud: SimulatedCloud) -> None:
     """Make the repository honest again, past everything an attacker signed."""
     repository = cloud.repository
-    cloud.fetch_hook = None
+    cloud.fetch_hook, cloud.busy = None, lambda request: None
     for signed in (repository.targets, repository.snapshot, repository.timestamp):
         signed.version += 50
         signed.expires = utc() + 30 * DAY
@@ -215,6 +216,11 @@ def _stall(seconds: float, every: int) -> Mount:
     return mount
 
 
+def _busy_for_ever(cloud, board):
+    cloud.busy = lambda request: 0.1 if request.path.startswith("targets/") else None
+    return _publish(cloud)
+
+
 def _key_compromise(role: str) -> Mount:
     """The thief signs with the key that was revoked by a new root."""
 
@@ -243,6 +249,38 @@ def _root_by_stranger(cloud, board):
     repository.root, repository.signers["root"] = honest_root, honest
     cloud.undo = lambda: repository.files.pop(f"metadata/{honest_root.version + 1}.root.json")
     return directive
+
+
+def _root_of_another_version(cloud, board):
+    """Signed as it must be, but served under another version's name: the client asked for the next one."""
+    repository = cloud.repository
+    name = f"metadata/{repository.root.version + 1}.root.json"
+    ahead = copy.deepcopy(repository.root)
+    ahead.version += 2
+    repository.files[name] = repository.sign("root", ahead)
+    cloud.undo = lambda: repository.files.pop(name)
+    return _publish(cloud)
+
+
+def _below_threshold(change: Callable[[list], list]) -> Mount:
+    """Two keys must sign the targets and one did; `change` is what the attacker does with its signatures."""
+
+    def mount(cloud, board):
+        repository = cloud.repository
+        second = type(repository.signers["targets"][0]).generate_ecdsa()
+        repository.root.add_key(second.public_key, "targets")
+        repository.root.roles["targets"].threshold = 2
+        repository.root.version += 1
+        repository.write_root()
+        directive = _publish(cloud)
+        name = f"metadata/{repository.targets.version}.targets.json"
+        document = json.loads(repository.files[name])
+        document["signatures"] = change(document["signatures"])
+        repository.files[name] = json.dumps(document).encode()
+        cloud.undo = lambda: repository.signers["targets"].append(second)
+        return directive
+
+    return mount
 
 
 def _root_expired(cloud, board):
@@ -346,16 +384,20 @@ ATTACKS = [
     Attack("endless data: timestamp", _endless("metadata/timestamp"), "more bytes than allowed"),
     Attack("endless data: next root", _endless("metadata/2.root"), "more bytes than allowed"),
     Attack("endless data: target", _endless("targets/"), "more bytes than allowed"),
-    Attack("message of 4 MB where 16 kB are due", _oversized_message, "cannot be fetched"),
+    Attack("message of 4 MB where 16 kB are due", _oversized_message, "gave up after .* larger than max"),
     Attack("pieces out of order", _pieces(_chunk(offset=7)), "cannot be fetched"),
     Attack("empty pieces for ever", _pieces(_chunk(data=b"")), "cannot be fetched"),
     Attack("total size that lies", _pieces(_chunk(total_size=1)), "cannot be fetched"),
     Attack("slow retrieval: a trickle", _stall(0.1, 64), _SLOW),
     Attack("slow retrieval: silence", _stall(30.0, 1 << 14), _SLOW),
+    Attack("busy for ever, and asking for patience", _busy_for_ever, "was busy for"),
     Attack("timestamp key stolen and revoked", _key_compromise("timestamp"), _UNTRUSTED),
     Attack("snapshot key stolen and revoked", _key_compromise("snapshot"), _UNTRUSTED),
     Attack("targets key stolen and revoked", _key_compromise("targets"), _UNTRUSTED),
     Attack("root signed by a stranger", _root_by_stranger, _UNTRUSTED),
+    Attack("root of another version than asked for", _root_of_another_version, _UNTRUSTED),
+    Attack("targets signed by one of two keys", _below_threshold(lambda signed: signed), _UNTRUSTED),
+    Attack("targets with one signature twice", _below_threshold(lambda signed: signed * 2), _UNTRUSTED),
     Attack("over-length timestamp", _over_length("metadata/timestamp.json"), "more bytes than allowed"),
     Attack("over-length snapshot", _over_length("metadata/{version}.snapshot.json"), "more bytes than allowed"),
     Attack("over-length targets", _over_length("metadata/{version}.targets.json"), "more bytes than allowed"),

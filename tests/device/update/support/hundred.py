@@ -20,6 +20,7 @@ from stream import BAD_KINDS, FPS, LiveBoard, bad, good, install_faults
 
 from distillnet.proto.v1 import fleet_pb2
 
+TWO_PERIODS_MS = 2000 / FPS
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -82,7 +83,7 @@ def campaign(updates: int, directory: Path, progress: Callable[[str], None], bad
         "gap_max_ms": round(float(gaps.max()), 2),
         "gap_at_switch_p50_ms": round(float(np.median(at_switch)), 2),
         "gap_at_switch_max_ms": round(float(at_switch.max()), 2),
-        "gaps_over_two_periods": int((gaps > 2000 / FPS).sum()),
+        "gaps_over_two_periods": int((gaps > TWO_PERIODS_MS).sum()),
         "descriptors_leaked": now[0] - warm[0],
         "megabytes_grown": round(now[1] - warm[1], 2),
         "seconds_per_update": float(np.median(durations)),

@@ -112,7 +112,7 @@ def config_of(state_dir: Path) -> DeviceConfig:
             "device": {"name": "porch", "state_dir": str(state_dir)},
             "model": {"application": tiny.APPLICATION},
             "source": [{"id": "door", "url": "none"}],
-            "update": {"probation_s": 0.05, "poll_s": 3600, "max_crashes": 3},
+            "update": {"shadow_s": 0.02, "probation_s": 0.05, "poll_s": 3600, "max_crashes": 3},
         }
     )
 
@@ -153,7 +153,7 @@ def live(state_dir: Path, files: CuttingFiles, version: int, out: Path) -> None:
 
 
 def in_process(action: Callable[[], None], timeout_s: float = LIFE_S) -> int:
-    """Run `action` in a fork; returns its wait status, -1 if it hung."""
+    """Run `action` in a fork; returns its wait status, -1 if it hung. Time both were stopped for does not count."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -164,12 +164,14 @@ def in_process(action: Callable[[], None], timeout_s: float = LIFE_S) -> int:
             sys.stderr.write(f"{type(exc).__name__}: {exc}\n")
         finally:
             os._exit(status)
-    deadline = time.monotonic() + timeout_s
+    waited_s, before = 0.0, time.monotonic()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return status
-        if time.monotonic() > deadline:
+        waited_s += min(time.monotonic() - before, 1.0)
+        before = time.monotonic()
+        if waited_s > timeout_s:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return -1

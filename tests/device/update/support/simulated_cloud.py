@@ -185,6 +185,8 @@ class SimulatedCloud:
         self.clock: Callable[[], float] = time.time
         self.chunk_bytes = 16 << 10
         self.fetch_hook: Callable[[artifacts_pb2.FetchRequest, Chunks], Chunks] | None = None
+        self.busy: Callable[[artifacts_pb2.FetchRequest], float | None] = lambda request: None
+        """Seconds to ask for instead of serving; 0 = be busy and do not say for how long."""
         self.revoked: set[str] = set()
         self.retry_after: float | None = None
         self.open_directives: dict[str, fleet_pb2.Directive] = {}
@@ -347,6 +349,11 @@ class _Artifacts(artifacts_pb2_grpc.ArtifactsServicer):
         if _device_of(context) in cloud.revoked:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "revoked")
         cloud.note(lambda served: setattr(served, "fetches", served.fetches + 1))
+        busy_s = cloud.busy(request)
+        if busy_s is not None:
+            if busy_s:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", f"{busy_s * 1e3:.0f}"),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
         chunks = self._chunks(request, context)
         for chunk in cloud.fetch_hook(request, chunks) if cloud.fetch_hook else chunks:
             cloud.note(lambda served, n=len(chunk.data): setattr(served, "bytes", served.bytes + n))

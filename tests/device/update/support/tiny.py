@@ -37,19 +37,25 @@ def student(
 
 
 def hearing(
-    version: int = 1, *, events: tuple[str, ...] = ("low", "high"), seed: int = 0, golden_shift: int = 0
+    version: int = 1,
+    *,
+    events: tuple[str, ...] = ("low", "high"),
+    seed: int = 0,
+    golden_shift: int = 0,
+    hears: str = "other",
+    stride: int = 4,
 ) -> bytes:
-    """A student for sounds, of the application "tones": eight hops of eight bands, and it hears nothing but `other`."""
+    """A student for sounds, of the application "tones": eight hops of eight bands, and it hears one thing always."""
     shape = (8, 8, 1)
     matrix = np.zeros((len(events) + 1, 64), np.int8)
-    bias = np.array([-4] * len(events) + [4], np.int32) * 64 * 128
+    bias = np.array([4 if name == hears else -4 for name in (*events, "other")], np.int32) * 64 * 128
     model = flatbuffer(matrix, bias, shape=shape)
     facts = Card(
         application="tones",
         version=version,
         events=[CardEvent(name=name, index=i, threshold=0.5, exit_threshold=0.4) for i, name in enumerate(events)],
         other=len(events),
-        input=AudioInput(frames=8, mel_bands=8, stride_frames=4),
+        input=AudioInput(frames=8, mel_bands=8, stride_frames=stride),
         teacher=TeacherInfo(name="none", source="test"),
         seed=seed,
     )
