@@ -68,3 +68,10 @@ def test_cancel_ends_what_is_under_way(jobs: Any, tmp_path: Path) -> None:
         threading.Thread(target=cancel_when_begun).start()
         with pytest.raises(CancelledError):
             executor.map(jobs.wait, [tmp_path / "begun"])
+
+
+def test_a_cancellation_that_comes_before_the_work_is_not_forgotten(jobs: Any, tmp_path: Path) -> None:
+    with open_executor("local") as executor:
+        executor.cancel()
+        with pytest.raises(CancelledError):
+            executor.map(jobs.wait, [tmp_path / "begun"])

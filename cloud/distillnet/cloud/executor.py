@@ -55,14 +55,14 @@ class Executor(Protocol):
 
         Raises:
             ExecutorError: an item took its worker down more than `RETRIES` times.
-            CancelledError: `cancel` was called meanwhile.
+            CancelledError: `cancel` was called, meanwhile or before.
             Exception: whatever the function raised first; what is under way is given up.
 
         """
         ...
 
     def cancel(self) -> None:
-        """Give up the map under way; from any thread."""
+        """Give up the map under way and every later one; from any thread."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -113,14 +113,13 @@ class LocalExecutor:
         self._drop(self._workers)
 
     def cancel(self) -> None:
-        """Give up the map under way."""
+        """Give up the map under way and every later one."""
         self._cancelled.set()
 
     def map(
         self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, progress: Progress | None = None
     ) -> list[ResultT]:
         """See `Executor.map`."""
-        self._cancelled.clear()
         waiting = deque(enumerate(items))
         lost = [0] * len(items)
         results: dict[int, ResultT] = {}
@@ -301,14 +300,13 @@ class RayExecutor:
             self._ray.shutdown()
 
     def cancel(self) -> None:
-        """Give up the map under way."""
+        """Give up the map under way and every later one."""
         self._cancelled.set()
 
     def map(
         self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, progress: Progress | None = None
     ) -> list[ResultT]:
         """See `Executor.map`."""
-        self._cancelled.clear()
         task = self._ray.remote(**self._options)(_call)
         waiting = deque(enumerate(items))
         running: dict[Any, int] = {}

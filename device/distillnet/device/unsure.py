@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
-
 from distillnet.device.config import FeedbackSection
 from distillnet.device.decisions import Decisions
 from distillnet.device.frames import Frame
+from distillnet.device.opencv import cv2
 from distillnet.device.slot import Scores
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import crop

@@ -74,8 +74,9 @@ class NetworkSound:
         self._thread.start()
         self._first: Taken | None = self._ring.take(self._chunk, read_timeout_s)
         if self._first is None:
+            reason = self._source.reason or f"no sound in {read_timeout_s:g} s"  # before closing gives one of its own
             self.close()
-            raise SoundError(f"stream {_shown(url)}: {self._source.reason or f'no sound in {read_timeout_s:g} s'}")
+            raise SoundError(f"stream {_shown(url)}: {reason}")
 
     def read(self) -> Piece | None:
         """See `SoundReader`."""
