@@ -72,7 +72,7 @@ class Source(Strict):
     @property
     def shown_url(self) -> str:
         """The url without user and password, for logs and `info`."""
-        return re.sub(r"://[^/@]*@", "://", self.url)
+        return without_login(self.url)
 
 
 class EventRule(Strict):
@@ -216,3 +216,8 @@ def within_hours(hours: Sequence[tuple[ClockTime, ClockTime]], ts: float) -> boo
         return True
     now = time.strftime("%H:%M", time.localtime(ts))
     return any(start <= now < end if start <= end else now >= start or now < end for start, end in hours)
+
+
+def without_login(text: str) -> str:
+    """Leave the user and password of a url out of what is shown."""
+    return re.sub(r"://[^/@]*@", "://", text)

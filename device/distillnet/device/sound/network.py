@@ -5,7 +5,6 @@ connection is seen as the end of the stream; the feed then opens it anew, with b
 """
 
 import contextlib
-import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 
+from distillnet.device.config import without_login
 from distillnet.device.sound.reading import CHUNK_S, RING_S, Piece
 from distillnet.device.sound.ring import Ring, Taken
 from distillnet.engine.log_mel import Samples
@@ -76,7 +76,7 @@ class NetworkSound:
         if self._first is None:
             reason = self._source.reason or f"no sound in {read_timeout_s:g} s"  # before closing gives one of its own
             self.close()
-            raise SoundError(f"stream {_shown(url)}: {reason}")
+            raise SoundError(f"stream {without_login(url)}: {reason}")
 
     def read(self) -> Piece | None:
         """See `SoundReader`."""
@@ -113,7 +113,7 @@ def _mono(values: np.ndarray, channels: int) -> Samples:
 def _described(url: str) -> tuple[int, int, str]:
     """Return rate, channels and format of a PCM url."""
     given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    where = f"stream {_shown(url)}"
+    where = f"stream {without_login(url)}"
     for key in given:
         if key not in ("rate_hz", "channels", "format"):
             raise SoundError(f"{where}: does not know {key!r}; a PCM stream has rate_hz, channels, format")
@@ -136,9 +136,9 @@ class _Socket:
         try:
             host, port = parts.hostname or "", parts.port
         except ValueError as exc:
-            raise SoundError(f"stream {_shown(url)}: {exc}") from exc
+            raise SoundError(f"stream {without_login(url)}: {exc}") from exc
         if port is None or (parts.scheme == "tcp" and not host):
-            raise SoundError(f"stream {_shown(url)}: expected tcp://HOST:PORT or udp://ADDRESS:PORT")
+            raise SoundError(f"stream {without_login(url)}: expected tcp://HOST:PORT or udp://ADDRESS:PORT")
         try:
             if parts.scheme == "tcp":
                 self._socket = socket.create_connection((host, port), timeout_s)
@@ -147,7 +147,7 @@ class _Socket:
                 self._socket.bind((host, port))
                 self._socket.settimeout(timeout_s)
         except OSError as exc:
-            raise SoundError(f"stream {_shown(url)}: {exc.strerror or exc}") from exc
+            raise SoundError(f"stream {without_login(url)}: {exc.strerror or exc}") from exc
 
     def read(self) -> bytes:
         try:
@@ -168,7 +168,7 @@ class _Ffmpeg:
     def __init__(self, url: str, which: Callable[[str], str | None] = shutil.which) -> None:
         program = which("ffmpeg")
         if program is None:
-            raise SoundError(f"stream {_shown(url)}: ffmpeg decodes it, and is not there: apt install ffmpeg")
+            raise SoundError(f"stream {without_login(url)}: ffmpeg decodes it, and is not there: apt install ffmpeg")
         over_tcp = ["-rtsp_transport", "tcp"] if url.startswith("rtsp") else []
         wanted = ["-vn", "-ac", "1", "-ar", str(RATE_HZ), "-f", "s16le", "pipe:1"]
         command = [program, "-nostdin", "-loglevel", "error", *over_tcp, "-i", url, *wanted]
@@ -182,14 +182,9 @@ class _Ffmpeg:
         data = self._process.stdout.read1(_READ_BYTES)  # type: ignore[attr-defined]
         if not data:
             said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
-            self.reason = _shown(said[-1]) if said else ""
+            self.reason = without_login(said[-1]) if said else ""
         return bytes(data)
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-def _shown(text: str) -> str:
-    """Leave user and password out."""
-    return re.sub(r"://[^/@\s]*@", "://", text)
