@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distillnet.device.config import EvidenceSection
 from distillnet.device.frames import Frame
-from distillnet.device.opencv import cv2
+from distillnet.device.opencv import cv2, jpeg
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Evidence:
 
         """
         name = f"{frame.source}/{int(frame.ts * 1000)}.jpg"
-        _write(self._root / name, _jpeg(frame).tobytes())
+        _write(self._root / name, jpeg(frame.pixels, _QUALITY).tobytes())
         self._tidy()
         return f"{FOLDER}/{name}"
 
@@ -128,18 +128,18 @@ class Evidence:
                 self._finish(clip)
 
     def _take(self, frame: Frame, name: str | None) -> None:
-        jpeg = _jpeg(frame)
+        encoded = jpeg(frame.pixels, _QUALITY)
         if self._config.mode == "snapshot":
             if name is not None:
-                _write(self._root / name, jpeg.tobytes())
+                _write(self._root / name, encoded.tobytes())
             return
         ring = self._rings.setdefault(frame.source, deque())
-        ring.append((frame.t, jpeg))
+        ring.append((frame.t, encoded))
         while ring and ring[0][0] < frame.t - self._config.before_s:
             ring.popleft()
         clips = self._clips.setdefault(frame.source, [])
         for clip in clips:
-            clip.jpegs.append(jpeg)
+            clip.jpegs.append(encoded)
         if name is not None:
             clips.append(_Clip(self._root / name, frame.t + self._config.after_s, [kept for _, kept in ring]))
         for clip in [clip for clip in clips if frame.t >= clip.until_t]:
@@ -174,13 +174,6 @@ class Evidence:
                 break
             path.unlink(missing_ok=True)
             total -= size
-
-
-def _jpeg(frame: Frame) -> Jpeg:
-    good, jpeg = cv2.imencode(".jpg", frame.pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    if not good:
-        raise OSError("the picture cannot be encoded")
-    return np.asarray(jpeg, dtype=np.uint8)
 
 
 def _write(path: Path, data: bytes) -> None:

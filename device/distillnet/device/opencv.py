@@ -5,6 +5,11 @@ It is told to stay within the thread that calls it: the daemon's threads are the
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from distillnet.engine.preprocess import Frame as Pixels
+
 if TYPE_CHECKING:
     import cv2
 else:
@@ -22,4 +27,17 @@ else:
 
     cv2 = _Later()
 
-__all__ = ["cv2"]
+__all__ = ["cv2", "jpeg"]
+
+
+def jpeg(pixels: Pixels, quality: int) -> NDArray[np.uint8]:
+    """Encode a picture, uint8 [height, width, 3] in BGR; `quality`: 0–100.
+
+    Raises:
+        OSError: it cannot be encoded.
+
+    """
+    good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not good:
+        raise OSError("the picture cannot be encoded")
+    return np.asarray(encoded, dtype=np.uint8)

@@ -14,7 +14,7 @@ from pathlib import Path
 from distillnet.device.config import FeedbackSection
 from distillnet.device.decisions import Decisions
 from distillnet.device.frames import Frame
-from distillnet.device.opencv import cv2
+from distillnet.device.opencv import cv2, jpeg
 from distillnet.device.slot import Scores
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import crop
@@ -102,10 +102,7 @@ class Unsure:
         if longest > _SIDE:
             height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[:2])
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        good, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        if not good:
-            raise OSError("the picture cannot be encoded")
-        example.jpeg = jpeg.tobytes()
+        example.jpeg = jpeg(pixels, _QUALITY).tobytes()
         write_whole(self._folder / f"{time.time_ns()}{ENDING}", example.SerializeToString())
         self._tidy()
 
