@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import time
-import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +12,14 @@ import numpy as np
 import pytest
 
 from distillnet.engine.litert import LiteRTModel
-from distillnet.engine.tflite_writer import Builder
 from distillnet.proto.archive import pack
-from distillnet.proto.card import AudioInput, Card, CardEvent, ImageInput, TeacherInfo
+from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
-sys.path.insert(0, str(ROOT / "deploy"))
+sys.path[:0] = [str(ROOT / "deploy"), str(ROOT / "tests" / "device")]
+
+from tones import tone_student, write_wav  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -150,60 +150,16 @@ def packages_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return build
 
 
-TONES = AudioInput(
-    window_samples=512,
-    hop_samples=400,
-    fft_samples=512,
-    mel_bands=16,
-    low_hz=60,
-    high_hz=7800,
-    log_offset=0.01,
-    mean=-4.6,
-    scale=8.0,
-    frames=16,
-    stride_frames=8,
-)
-
-
 @pytest.fixture(scope="session")
 def sound_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student that hears whether low or high bands are louder; one layer with weights by hand."""
-    step, weight = 1.3 / 255, 6.0 / 16 / 127
-    low = np.tile(np.repeat(np.array([127, -127], np.int8), 8), 16)
-    weights = np.stack([low, -low, np.zeros_like(low)])
-    net = Builder()
-    shown = net.tensor((1, 16, 16, 1), step, -128)
-    flat = net.tensor((1, 256), step, -128)
-    scores = net.tensor((1, 3), 0.5)
-    net.op("RESHAPE", [shown, net.ints([1, 256])], [flat], "ReshapeOptions", newShape=[1, 256])
-    parts = [net.tensor((3, 256), weight, data=weights)]
-    parts += [net.tensor((3,), step * weight, dtype="int32", data=np.array([0, 0, 4 / step / weight], np.int32))]
-    net.op("FULLY_CONNECTED", [flat, *parts], [scores], "FullyConnectedOptions")
-    model = net.build([shown], [scores])
-    reference = LiteRTModel(model, reference=True)
-    inputs = np.random.default_rng(1).integers(-128, 128, (2, 16, 16, 1), dtype=np.int8)
-    golden = io.BytesIO()
-    np.savez(golden, inputs=inputs, outputs=np.stack([reference.run_tensor(x[None]).reshape(-1) for x in inputs]))
-    events = [CardEvent(name=n, index=i, threshold=0.7, exit_threshold=0.5) for i, n in enumerate(("low", "high"))]
-    teacher = TeacherInfo(name="hand-made", source="tests")
-    card = Card(application="tones", version=1, events=events, other=2, input=TONES, teacher=teacher)
+    """A student that hears whether low or high bands are louder."""
     path = tmp_path_factory.mktemp("sound") / "tones.tflite"
-    path.write_bytes(pack(model, card, golden.getvalue()))
+    path.write_bytes(tone_student())
     return path
 
 
 @pytest.fixture(scope="session")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A WAV file of nine seconds: quiet, a low tone, quiet, a high tone, quiet."""
-    rate, rng = 44100, np.random.default_rng(0)
-    pieces = []
-    for seconds, hertz in ((1.5, 0), (2.0, 500), (1.5, 0), (2.0, 4000), (2.0, 0)):
-        t = np.arange(int(seconds * rate)) / rate
-        pieces.append(np.sin(2 * np.pi * hertz * t) * 0.5 + rng.normal(0, 1e-5, len(t)))
-    path = tmp_path_factory.mktemp("sound") / "yard.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.concatenate(pieces) * 32767).astype("<i2").tobytes())
-    return path
+    parts = [(1.5, 0.0), (2.0, 500.0), (1.5, 0.0), (2.0, 4000.0), (2.0, 0.0)]
+    return write_wav(tmp_path_factory.mktemp("sound") / "yard.wav", parts)

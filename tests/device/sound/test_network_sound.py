@@ -4,13 +4,13 @@ import functools
 import http.server
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rtsp_server import Server, there
 
 from distillnet.device.config import Source
 from distillnet.device.feed import Feed
@@ -19,9 +19,6 @@ from distillnet.device.readers import SourceError, check, kind_of, open_reader
 from distillnet.device.sound.network import NetworkSound
 from distillnet.device.telemetry import Telemetry
 from distillnet.engine.sound import SoundError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from rtsp_server import Server, there
 
 SECOND = np.sin(np.arange(16000) * (2 * np.pi * 1000 / 16000))
 
