@@ -89,6 +89,9 @@ def test_check_config_accepts_a_device_file(distillnet: Run, config: Path) -> No
     assert "device file of 'bench'" in distillnet("check-config", config).stdout
 
 
+EAR = '[[source]]\nid = "ear"\nkind = "sound"\nurl = "tcp://host:1?rate=8000"\n'
+
+
 def broken(config: Path, old: str, new: str) -> Path:
     path = config.with_name("broken.toml")
     path.write_text(config.read_text().replace(old, new))
@@ -102,6 +105,12 @@ def broken(config: Path, old: str, new: str) -> Path:
         ("colours.mp4", "gone.mp4", "does not exist"),
         ("colours.tflite", "gone.tflite", "model.path"),
         ('"desk"', '"Desk!"', "source[0].id"),
+        (
+            "[mqtt]",
+            '[[event]]\nname = "red"\nhours = [["8:00", "9:00"]]\n[mqtt]',
+            "a time of day is written HH:MM, 00:00 to 24:00",
+        ),
+        ("[mqtt]", EAR + "[mqtt]", "does not know 'rate'; a PCM stream has rate_hz, channels, format"),
         ("[mqtt]", "[mqtt", "is not valid TOML"),
     ],
 )

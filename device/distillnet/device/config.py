@@ -12,7 +12,14 @@ from distillnet.engine.backend import check_engine
 from distillnet.proto.card import Name, Score
 from distillnet.proto.strict import Strict, load_toml
 
-ClockTime = Annotated[str, Field(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+
+def _clock_time(text: str) -> str:
+    if not re.fullmatch("([01][0-9]|2[0-3]):[0-5][0-9]|24:00", text):
+        raise ValueError("a time of day is written HH:MM, 00:00 to 24:00")
+    return text
+
+
+ClockTime = Annotated[str, AfterValidator(_clock_time)]
 """HH:MM, local."""
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -14,6 +14,7 @@ import numpy as np
 from distillnet.device.config import Source
 from distillnet.device.exact import plain_conversion
 from distillnet.device.opencv import cv2
+from distillnet.device.sound.network import pcm_format
 from distillnet.device.sound.readers import is_heard_live, is_sound, open_sound_reader
 from distillnet.device.sound.reading import Piece, SoundReader
 from distillnet.device.stamps import SourceClock
@@ -91,11 +92,17 @@ def check(source: Source) -> None:
     """Look whether a source can be used at all: files must be there and readable; cameras and streams may come later.
 
     Raises:
-        SourceError: a file or directory is missing, or holds no pictures.
+        SourceError: a file or directory is missing, or holds no pictures; a sound stream's url is not understood.
 
     """
-    if kind_of(source) in FINITE:
+    kind = kind_of(source)
+    if kind in FINITE:
         open_reader(source).close()
+    elif kind == "sound-stream":
+        try:
+            pcm_format(source.url)
+        except SoundError as exc:
+            raise SourceError(f"source {source.id!r}: {exc}") from exc
 
 
 def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = False) -> Reader:
