@@ -64,6 +64,12 @@ typedef struct {
     const dn_act *packed;        /* constants used as activations: in the weights pool, in the arena's form */
 } dn_tensor;
 
+/* What of an operator's output its threads share out, and in what portions: a part's share is that of dn_share. */
+typedef struct {
+    enum { DN_ITS_OWN_WAY, DN_BY_LINES, DN_BY_CHANNELS } by; /* lines: rows of pictures, all of the batch */
+    size_t count, grain;
+} dn_split;
+
 typedef struct {
     int code;
     int inputs, outputs;
@@ -74,9 +80,16 @@ typedef struct {
     size_t scratch_bytes; /* per thread */
     size_t scratch_offset;
     uint64_t macs;
-    bool alone; /* too little work to share out */
+    dn_split split;
+    bool local; /* a part reads nothing of what other parts of operators with the same split write */
     double ms;
 } dn_op;
+
+/* Operators that follow each other and that a thread runs, its part of each, without meeting the others in between. */
+typedef struct {
+    int first, last;
+    bool alone; /* too little work to share out */
+} dn_section;
 
 typedef struct dn_block dn_block;
 
@@ -87,6 +100,8 @@ struct dn_model {
     int tensors;
     dn_op *op;
     int ops;
+    dn_section *section;
+    int sections;
     int input, output;
     const dn_kernels *kernels;
     dn_block *pool; /* packed weights and parameters */
@@ -97,6 +112,7 @@ struct dn_model {
     void *arena_memory;
     int threads;
     struct dn_team *team;
+    double marked_ms; /* when the operator before this one ended */
 };
 
 /* Records the first error; returns false, so that a check may end `return dn_fail(…)`. */
@@ -106,6 +122,7 @@ const char *dn_op_name(int code);
 
 bool dn_read(dn_model *m);    /* reader.c: tensors and operators */
 bool dn_prepare(dn_model *m); /* prepare.c: checks, parameters, packed weights, kernels */
+bool dn_cut(dn_model *m);     /* sections.c: where threads meet */
 bool dn_plan(dn_model *m);    /* plan.c: the arena */
 
 /* Zeroed, DN_ALIGN-aligned, DN_SLACK bytes of room behind it; NULL and an error when there is none. */

@@ -131,6 +131,16 @@ typedef struct {
     int32_t zero_a, zero_b, multiplier, shift, zero_out, min, max;
 } dn_mul;
 
+#define DN_PIXELS_IN_16_BITS 256 /* that can be added up */
+
+/* q = requant(base + sum of pixels values), TFLite's MEAN over pixels, `stride` bytes apart. For
+ * vectors shift <= 0, and sums have less than 30 bits. */
+typedef struct {
+    size_t pixels, stride;
+    int32_t base; /* - pixels * zero_in */
+    int32_t multiplier, shift, zero_out;
+} dn_mean;
+
 typedef struct {
     const char *name;
     int nr, kr;
@@ -147,6 +157,7 @@ typedef struct {
     const dn_window_kernels *window; /* NULL: none */
     void (*add)(const dn_add *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
     void (*mul)(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count, dn_act *out);
+    void (*mean)(const dn_mean *p, const dn_act *a, size_t count, dn_act *out); /* a: `count` channels of the first pixel */
     void (*lut)(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out);
 } dn_kernels;
 

@@ -476,6 +476,37 @@ static void dn_u8_mul(const dn_mul *p, const dn_act *a, const dn_act *b, size_t 
     dn_kernels_scalar.mul(p, a + i, b + i, count - i, out + i);
 }
 
+/* Sums of 32 channels, four of every 16 to a vector: vector v holds channels 4 v .. 4 v + 3 of each. */
+INLINE void sum_channels(const dn_mean *p, const dn_act *a, __m256i sum[4]) {
+    const __m256i none = _mm256_setzero_si256();
+    for (size_t left = p->pixels; left > 0;) {
+        size_t pixels = left < DN_PIXELS_IN_16_BITS ? left : DN_PIXELS_IN_16_BITS;
+        __m256i low = none, high = none;
+        for (size_t i = 0; i < pixels; i++, a += p->stride) {
+            low = _mm256_add_epi16(low, _mm256_unpacklo_epi8(load(a), none));
+            high = _mm256_add_epi16(high, _mm256_unpackhi_epi8(load(a), none));
+        }
+        sum[0] = _mm256_add_epi32(sum[0], _mm256_unpacklo_epi16(low, none));
+        sum[1] = _mm256_add_epi32(sum[1], _mm256_unpackhi_epi16(low, none));
+        sum[2] = _mm256_add_epi32(sum[2], _mm256_unpacklo_epi16(high, none));
+        sum[3] = _mm256_add_epi32(sum[3], _mm256_unpackhi_epi16(high, none));
+        left -= pixels;
+    }
+}
+
+static void dn_u8_mean(const dn_mean *p, const dn_act *a, size_t count, dn_act *out) {
+    uniform u = uniform_of(p->multiplier, p->shift);
+    finish f = finish_of(p->zero_out, DN_ACT_MIN, DN_ACT_MAX);
+    size_t c = 0;
+    for (; c + 32 <= count; c += 32) {
+        __m256i base = _mm256_set1_epi32(p->base), sum[4] = {base, base, base, base};
+        sum_channels(p, a + c, sum);
+        for (int v = 0; v < 4; v++) sum[v] = requantise_uniform(sum[v], &u);
+        _mm256_storeu_si256((__m256i *)(void *)(out + c), narrow_lanes(sum[0], sum[1], sum[2], sum[3], &f));
+    }
+    dn_kernels_scalar.mean(p, a + c, count - c, out + c);
+}
+
 /* Sixteen tables of sixteen: each looks up what lies in its range, and zeros the rest. */
 static void dn_u8_lut(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
     size_t i = 0;
@@ -513,5 +544,6 @@ const dn_kernels dn_kernels_avx2 = {
     .window = &window,
     .add = dn_u8_add,
     .mul = dn_u8_mul,
+    .mean = dn_u8_mean,
     .lut = dn_u8_lut,
 };

@@ -118,16 +118,17 @@ INLINE finish finish_of(int32_t zero, int32_t min, int32_t max) {
 
 INLINE finish finish_at(const dn_requant *r) { return finish_of(r->zero_point + r->centre, r->min, r->max); }
 
-/* 32 requantised values to 32 bytes, in order. */
+/* 32 requantised values to 32 bytes: four of each vector in turn. */
+INLINE __m256i narrow_lanes(__m256i a, __m256i b, __m256i c, __m256i d, const finish *f) {
+    __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d);
+    if (f->plain) return _mm256_xor_si256(_mm256_packs_epi16(low, high), _mm256_set1_epi8((char)0x80));
+    __m256i bytes = _mm256_packus_epi16(_mm256_adds_epi16(low, f->zero), _mm256_adds_epi16(high, f->zero));
+    return _mm256_min_epu8(_mm256_max_epu8(bytes, f->min), f->max);
+}
+
+/* The same, in order. */
 INLINE __m256i narrow(__m256i a, __m256i b, __m256i c, __m256i d, const finish *f) {
-    __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d), bytes;
-    if (f->plain) {
-        bytes = _mm256_xor_si256(_mm256_packs_epi16(low, high), _mm256_set1_epi8((char)0x80));
-    } else {
-        bytes = _mm256_packus_epi16(_mm256_adds_epi16(low, f->zero), _mm256_adds_epi16(high, f->zero));
-        bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, f->min), f->max);
-    }
-    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return _mm256_permutevar8x32_epi32(narrow_lanes(a, b, c, d, f), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
 /* The first `count` bytes, up to 24. */

@@ -98,5 +98,6 @@ const dn_kernels dn_kernels_neon = {
     .depthwise = depthwise,
     .add = add,
     .mul = mul,
+    .mean = mean,
     .lut = lut,
 };

@@ -279,6 +279,25 @@ static void mul(const dn_mul *p, const dn_act *a, const dn_act *b, size_t count,
     dn_kernels_scalar.mul(p, a + i, b + i, count - i, out + i);
 }
 
+static void mean(const dn_mean *p, const dn_act *a, size_t count, dn_act *out) {
+    scale s = uniform(p->multiplier, p->shift);
+    finish f = finish_of(p->zero_out, DN_ACT_MIN, DN_ACT_MAX);
+    size_t c = 0;
+    for (; c + 8 <= count; c += 8) {
+        int32x4_t low = vdupq_n_s32(p->base), high = low;
+        const dn_act *pixel = a + c;
+        for (size_t left = p->pixels, some; left > 0; left -= some) {
+            some = left < DN_PIXELS_IN_16_BITS ? left : DN_PIXELS_IN_16_BITS;
+            int16x8_t sum = vdupq_n_s16(0);
+            for (size_t i = 0; i < some; i++, pixel += p->stride) sum = vaddw_s8(sum, vld1_s8(pixel));
+            low = vaddw_s16(low, vget_low_s16(sum));
+            high = vaddw_high_s16(high, sum);
+        }
+        vst1_s8(out + c, narrow(requantise_any(low, s), requantise_any(high, s), f));
+    }
+    dn_kernels_scalar.mean(p, a + c, count - c, out + c);
+}
+
 static void lut(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
     uint8x16x4_t t[4];
     for (int k = 0; k < 4; k++) t[k] = vld1q_u8_x4(table + 64 * k);

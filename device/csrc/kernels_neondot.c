@@ -77,5 +77,6 @@ const dn_kernels dn_kernels_neondot = {
     .depthwise = depthwise,
     .add = add,
     .mul = mul,
+    .mean = mean,
     .lut = lut,
 };

@@ -3,7 +3,7 @@
 
 #include "kernels.h"
 
-enum { NR = 4, KR = 1 };
+enum { NR = 4, KR = 1, CHANNELS = 64 };
 
 static void gemm_4x1__scalar(const dn_gemm *g, const dn_act *a, size_t lda, int rows, dn_act *out, size_t ldo) {
     const dn_requant *r = &g->requant;
@@ -64,6 +64,18 @@ static void mul__scalar(const dn_mul *p, const dn_act *a, const dn_act *b, size_
     }
 }
 
+static void mean__scalar(const dn_mean *p, const dn_act *a, size_t count, dn_act *out) {
+    uint32_t sum[CHANNELS];
+    for (size_t c = 0; c < count; c += CHANNELS) {
+        size_t width = count - c < CHANNELS ? count - c : CHANNELS;
+        for (size_t i = 0; i < width; i++) sum[i] = (uint32_t)p->base;
+        for (size_t pixel = 0; pixel < p->pixels; pixel++)
+            for (size_t i = 0; i < width; i++) sum[i] += (uint32_t)a[pixel * p->stride + c + i];
+        for (size_t i = 0; i < width; i++)
+            out[c + i] = dn_finish(dn_requantise((int32_t)sum[i], p->multiplier, p->shift), p->zero_out, DN_ACT_MIN, DN_ACT_MAX);
+    }
+}
+
 static void lut__scalar(const uint8_t table[256], const dn_act *a, size_t count, dn_act *out) {
     for (size_t i = 0; i < count; i++) out[i] = (dn_act)table[(uint8_t)a[i]];
 }
@@ -80,5 +92,6 @@ const dn_kernels dn_kernels_scalar = {
     .depthwise = depthwise__scalar,
     .add = add__scalar,
     .mul = mul__scalar,
+    .mean = mean__scalar,
     .lut = lut__scalar,
 };

@@ -5,17 +5,7 @@
 
 #include "prepare.h"
 
-enum { MAX_THREADS = 64, WORTH_SHARING = 500000 };
-
-/* Meeting at the end of an operator costs a microsecond or so. */
-static void choose_sharing(dn_model *m) {
-    for (int i = 0; i < m->ops; i++) {
-        dn_op *op = &m->op[i];
-        if (op->run == NULL || op->outputs < 1) continue;
-        uint64_t values = m->tensor[op->output[0]].count, dense = op->code == OP_DEPTHWISE_CONV_2D ? 4 : 1;
-        op->alone = op->macs * dense + 16 * values < WORTH_SHARING;
-    }
-}
+enum { MAX_THREADS = 64 };
 
 static bool start(dn_model *m, const dn_options *options) {
     m->kernels = dn_kernels_pick(options->kernels);
@@ -25,7 +15,7 @@ static bool start(dn_model *m, const dn_options *options) {
         return dn_fail(m->error, DN_BAD_CALL, "%d threads; 1 to %d are possible", options->threads, MAX_THREADS);
     m->threads = options->threads;
     m->max_bytes = options->max_arena_bytes;
-    return dn_read(m) && dn_prepare(m) && !dn_fb_failed(&m->fb) && dn_plan(m);
+    return dn_read(m) && dn_prepare(m) && !dn_fb_failed(&m->fb) && dn_cut(m) && dn_plan(m);
 }
 
 dn_model *dn_model_load(const void *bytes, size_t size, const dn_options *options, dn_error *error) {
@@ -39,7 +29,6 @@ dn_model *dn_model_load(const void *bytes, size_t size, const dn_options *option
     m->error = error;
     m->fb = (dn_fb){bytes, size > INT32_MAX ? INT32_MAX : size, error};
     bool fine = start(m, options);
-    if (fine) choose_sharing(m);
     if (fine && m->threads > 1 && (m->team = dn_team_new(m->threads)) == NULL)
         fine = dn_fail(error, DN_NO_MEMORY, "cannot start %d threads", m->threads);
     m->error = NULL;
@@ -54,6 +43,7 @@ void dn_model_free(dn_model *m) {
     dn_team_free(m->team);
     dn_pool_free(m);
     free(m->arena_memory);
+    free(m->section);
     free(m->op);
     free(m->tensor);
     free(m);
@@ -96,27 +86,40 @@ static void cross_border(const dn_tensor *t, const void *from, void *to) {
 
 typedef struct {
     dn_model *m;
-    int op;
+    const dn_section *section;
 } work;
+
+/* What has passed since the last mark goes to an operator's account. */
+static void mark(dn_model *m, dn_op *op) {
+    double now = now_ms();
+    op->ms += now - m->marked_ms;
+    m->marked_ms = now;
+}
 
 static void run_part(void *arg, int part, int parts) {
     const work *w = arg;
-    w->m->op[w->op].run(w->m, w->op, part, parts);
+    for (int i = w->section->first; i <= w->section->last; i++) {
+        dn_op *op = &w->m->op[i];
+        if (op->run == NULL) continue;
+        op->run(w->m, i, part, parts);
+        if (part == 0) mark(w->m, op); /* the caller's */
+    }
 }
 
 dn_status dn_model_run(dn_model *m, const void *input, size_t input_bytes, void *output, size_t output_bytes) {
     const dn_tensor *in = &m->tensor[m->input], *out = &m->tensor[m->output];
     if (input_bytes != describe(in).bytes || output_bytes != describe(out).bytes) return DN_BAD_CALL;
     cross_border(in, input, dn_data(m, m->input));
-    double before = now_ms();
-    for (int i = 0; i < m->ops; i++) {
-        if (m->op[i].run == NULL) continue;
-        work w = {m, i};
-        if (m->team != NULL && !m->op[i].alone) dn_team_run(m->team, run_part, &w);
-        else run_part(&w, 0, 1);
-        double after = now_ms();
-        m->op[i].ms = after - before;
-        before = after;
+    for (int i = 0; i < m->ops; i++) m->op[i].ms = 0;
+    m->marked_ms = now_ms();
+    for (int i = 0; i < m->sections; i++) {
+        work w = {m, &m->section[i]};
+        if (m->team == NULL || w.section->alone) {
+            run_part(&w, 0, 1);
+        } else {
+            dn_team_run(m->team, run_part, &w);
+            mark(m, &m->op[w.section->last]); /* the wait for the others */
+        }
     }
     cross_border(out, dn_data(m, m->output), output);
     return DN_OK;

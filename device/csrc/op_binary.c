@@ -37,7 +37,7 @@ static void run_binary(dn_model *m, int op, int part, int parts) {
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t from, to;
     if (p->rows == 1) {
-        dn_share(p->row, 64, part, parts, &from, &to);
+        dn_share_values(m, op, part, parts, &from, &to);
         if (p->stride_a[p->rank - 1] == 1 && p->stride_b[p->rank - 1] == 1)
             run_row(p, a + from, b + from, to - from, out + from);
         else if (part == 0)
@@ -102,6 +102,7 @@ static bool prepare_binary(dn_model *m, int op, binary **result) {
     p->kernels = m->kernels;
     m->op[op].params = *result = p;
     m->op[op].run = run_binary;
+    if (p->rows == 1) dn_split_values(m, op);
     return true;
 }
 

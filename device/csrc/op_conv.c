@@ -14,7 +14,8 @@ typedef struct {
     dn_stripe stripe;
     int32_t batch;
     int32_t in_h, in_w, in_c, out_h, out_w, k_h, k_w, stride_h, stride_w, dil_h, dil_w, pad_top, pad_left;
-    size_t rows; /* output pixels, all of the batch */
+    size_t rows;  /* output pixels, all of the batch */
+    size_t lines; /* of them */
     size_t tile; /* of them, at a time */
     dn_act zero;
 } conv;
@@ -82,7 +83,7 @@ static void run_sliding(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
     size_t c = (size_t)p->in_c, row = (size_t)p->stripe.wide * c, n = (size_t)p->gemm.n, from, to;
-    dn_share((size_t)p->batch * (size_t)p->out_h, 1, part, parts, &from, &to);
+    dn_share_op(&m->op[op], part, parts, &from, &to);
     while (from < to) {
         const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe.rows;
@@ -99,15 +100,16 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     const conv *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
-    size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, from, to;
-    if (p->direct && dn_share_channels(n, p->rows)) {
-        dn_share(n, DN_QUICK_LANES, part, parts, &from, &to);
-        if (from == to) return;
+    size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, line = p->rows / p->lines, from, to;
+    dn_share_op(&m->op[op], part, parts, &from, &to);
+    if (from == to) return;
+    if (m->op[op].split.by == DN_BY_CHANNELS) {
         dn_gemm mine = columns(&p->gemm, p->kernels, from, to);
         p->kernels->gemm(&mine, in, k, (int)p->rows, out + from, n);
         return;
     }
-    dn_share(p->rows, 8, part, parts, &from, &to);
+    from *= line;
+    to *= line;
     dn_act *tile = dn_scratch(m, op, part);
     for (size_t row = from; row < to; row += p->tile) {
         size_t rows = to - row < p->tile ? to - row : p->tile;
@@ -158,6 +160,8 @@ static bool prepare_gemm(dn_model *m, int op, const dn_tensor *weights, int32_t 
 static bool prepare_tiles(dn_model *m, int op, conv *p) {
     size_t k = (size_t)p->gemm.k;
     m->op[op].params = p;
+    m->op[op].split = p->direct ? dn_split_of(m, p->lines, (size_t)p->gemm.n) : (dn_split){DN_BY_LINES, p->lines, 1};
+    m->op[op].local = p->direct && m->op[op].split.by == DN_BY_LINES;
     if (p->slides) {
         m->op[op].macs = (uint64_t)p->rows * (uint64_t)p->gemm.n * k * (uint64_t)p->k_h;
         m->op[op].run = run_sliding;
@@ -202,7 +206,7 @@ static bool prepare_any(dn_model *m, int op, dn_tensor *w, const shape *s) {
     *p = (conv){.gemm = p->gemm, .in_h = in->dim[1], .in_w = in->dim[2], .in_c = in->dim[3], .out_h = win.out_h,
                 .out_w = win.out_w, .k_h = s->k_h, .k_w = s->k_w, .stride_h = s->stride_h, .stride_w = s->stride_w,
                 .dil_h = s->dil_h, .dil_w = s->dil_w, .pad_top = win.pad_top + top, .pad_left = win.pad_left + left,
-                .rows = out->count / (size_t)s->n, .zero = (dn_act)dn_arena_zero(in), .batch = in->dim[0]};
+                .rows = out->count / (size_t)s->n, .lines = (size_t)in->dim[0] * (size_t)win.out_h, .zero = (dn_act)dn_arena_zero(in), .batch = in->dim[0]};
     int64_t wide = (int64_t)(p->out_w - 1) * p->stride_w + (int64_t)(p->k_w - 1) * p->dil_w + 1;
     if (wide * p->in_c > INT32_MAX) return DN_REFUSE(m, op, DN_TOO_LARGE, "windows over %lld pixels", (long long)wide);
     p->stripe = (dn_stripe){.height = p->in_h, .width = p->in_w, .channels = p->in_c, .pad_top = p->pad_top,
@@ -270,7 +274,7 @@ bool dn_prepare_dense(dn_model *m, int op) {
         !dn_channel_scales(m, op, in, w, 0, out, n, &scale))
         return false;
     p->gemm.requant.once = 1;
-    p->rows = in->count / (size_t)k;
+    p->rows = p->lines = in->count / (size_t)k;
     p->direct = true;
     bool fine = prepare_gemm(m, op, w, n, k, in, bias, out, scale, p);
     free(scale);

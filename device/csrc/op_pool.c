@@ -21,7 +21,7 @@ static window window_at(const pool *p, size_t line, int32_t x) {
     return w;
 }
 
-enum { CHUNK = 64 };
+enum { CHUNK = 64, IN_30_BITS = 1 << 22 };
 
 static void average(const pool *p, const dn_act *picture, window w, dn_act *out) {
     int32_t count = (w.y1 - w.y0) * (w.x1 - w.x0), sum[CHUNK];
@@ -104,28 +104,19 @@ bool dn_prepare_max_pool(dn_model *m, int op) { return prepare_pool(m, op); }
 
 /* [outer][reduced][inner] → [outer][inner] */
 typedef struct {
+    const dn_kernels *kernels;
+    dn_mean mean;
     size_t outer, reduced, inner;
-    int32_t zero_in, zero_out, multiplier, shift;
 } mean;
 
 static void run_mean(dn_model *m, int op, int part, int parts) {
     const mean *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
-    int32_t *sum = (int32_t *)(void *)dn_scratch(m, op, part);
     size_t from, to;
-    dn_share(p->inner, 64, part, parts, &from, &to);
-    for (size_t o = 0; o < p->outer; o++) {
-        const dn_act *block = in + o * p->reduced * p->inner;
-        for (size_t i = from; i < to; i++) sum[i] = 0;
-        for (size_t r = 0; r < p->reduced; r++)
-            for (size_t i = from; i < to; i++) sum[i] += block[r * p->inner + i];
-        for (size_t i = from; i < to; i++) {
-            uint32_t shifted = (uint32_t)sum[i] - (uint32_t)p->zero_in * (uint32_t)p->reduced;
-            int32_t q = dn_requantise((int32_t)shifted, p->multiplier, p->shift);
-            out[o * p->inner + i] = dn_finish(q, p->zero_out, DN_ACT_MIN, DN_ACT_MAX);
-        }
-    }
+    dn_share_op(&m->op[op], part, parts, &from, &to);
+    for (size_t o = 0; o < p->outer; o++)
+        p->kernels->mean(&p->mean, in + o * p->reduced * p->inner + from, to - from, out + o * p->inner + from);
 }
 
 /* The reduced axes must follow each other: [*first, *last]. */
@@ -151,7 +142,7 @@ static bool find_axes(dn_model *m, int op, const dn_tensor *in, int *first, int 
 }
 
 /* Folds 1 / count into the multiplier, as TFLite does. */
-static void divide(mean *p, int64_t count) {
+static void divide(dn_mean *p, int64_t count) {
     int shift = 63 - __builtin_clzll((unsigned long long)count);
     if (shift > 32) shift = 32;
     if (shift > 31 + p->shift) shift = 31 + p->shift;
@@ -172,14 +163,20 @@ bool dn_prepare_mean(dn_model *m, int op) {
     }
     mean *p = dn_pool(m, sizeof *p);
     if (p == NULL) return false;
-    *p = (mean){.outer = 1, .reduced = 1, .inner = 1, .zero_in = dn_arena_zero(in), .zero_out = dn_arena_zero(out)};
+    *p = (mean){.outer = 1, .reduced = 1, .inner = 1};
     for (int i = 0; i < in->rank; i++) *(i < first ? &p->outer : i <= last ? &p->reduced : &p->inner) *= (size_t)in->dim[i];
     if (out->count != p->outer * p->inner)
         return DN_REFUSE(m, op, DN_MALFORMED, "output of %zu values, expected %zu", out->count, p->outer * p->inner);
-    if (!dn_quantise_multiplier((double)in->scale / (double)out->scale, &p->multiplier, &p->shift))
+    if (!dn_quantise_multiplier((double)in->scale / (double)out->scale, &p->mean.multiplier, &p->mean.shift))
         return DN_REFUSE(m, op, DN_UNSUPPORTED, "scaled by %g", (double)in->scale / (double)out->scale);
-    divide(p, (int64_t)p->reduced);
-    m->op[op].scratch_bytes = p->inner * sizeof(int32_t);
+    divide(&p->mean, (int64_t)p->reduced);
+    p->mean.pixels = p->reduced;
+    p->mean.stride = p->inner;
+    p->mean.base = (int32_t)(0u - (uint32_t)dn_arena_zero(in) * (uint32_t)p->reduced);
+    p->mean.zero_out = dn_arena_zero(out);
+    p->kernels = p->mean.shift <= 0 && p->reduced < IN_30_BITS ? m->kernels : &dn_kernels_scalar;
+    m->op[op].split = (dn_split){DN_BY_CHANNELS, p->inner, DN_CHANNEL_BLOCK};
+    m->op[op].local = p->outer == 1;
     m->op[op].params = p;
     m->op[op].run = run_mean;
     return true;

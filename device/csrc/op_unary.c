@@ -11,7 +11,7 @@ typedef struct {
 static void run_lut(dn_model *m, int op, int part, int parts) {
     const lut *p = m->op[op].params;
     size_t from, to;
-    dn_share(m->tensor[m->op[op].output[0]].count, 64, part, parts, &from, &to);
+    dn_share_values(m, op, part, parts, &from, &to);
     m->kernels->lut(p->table, dn_data(m, m->op[op].input[0]) + from, to - from, dn_data(m, m->op[op].output[0]) + from);
 }
 
@@ -85,6 +85,7 @@ static bool tabulate(dn_model *m, int op, const unary *u) {
     }
     m->op[op].params = p;
     m->op[op].run = run_lut;
+    dn_split_values(m, op);
     return true;
 }
 

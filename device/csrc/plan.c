@@ -1,5 +1,6 @@
 /* One arena for all activations. A tensor lives from the operator that makes it to the last that reads it; greedy by
- * size, largest first, each at the lowest offset free for its whole life (as TFLite's own planner does). */
+ * size, largest first, each at the lowest offset free for its whole life (as TFLite's own planner does). Time is counted in
+ * sections: within one, threads are at different operators. */
 #include <stdlib.h>
 
 #include "internal.h"
@@ -16,7 +17,7 @@ static int larger_first(const void *a, const void *b) {
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : x->result < y->result ? -1 : 1;
 }
 
-static void touch(dn_model *m, int tensor, int at) {
+static void touch(dn_model *m, int tensor, int at) { /* a section */
     if (tensor < 0 || m->tensor[tensor].data != NULL) return;
     dn_tensor *root = &m->tensor[m->tensor[tensor].root];
     if (root->first < 0) root->first = at;
@@ -56,11 +57,12 @@ static size_t place(span *spans, size_t *order, size_t count) {
 
 bool dn_plan(dn_model *m) {
     touch(m, m->input, 0);
-    for (int i = 0; i < m->ops; i++) {
-        for (int k = 0; k < m->op[i].inputs; k++) touch(m, m->op[i].input[k], i);
-        for (int k = 0; k < m->op[i].outputs; k++) touch(m, m->op[i].output[k], i);
-    }
-    touch(m, m->output, m->ops);
+    for (int s = 0; s < m->sections; s++)
+        for (int i = m->section[s].first; i <= m->section[s].last; i++) {
+            for (int k = 0; k < m->op[i].inputs; k++) touch(m, m->op[i].input[k], s);
+            for (int k = 0; k < m->op[i].outputs; k++) touch(m, m->op[i].output[k], s);
+        }
+    touch(m, m->output, m->sections);
     size_t room = (size_t)m->tensors + (size_t)m->ops + 1, count = 0;
     span *spans = calloc(room, sizeof *spans);
     size_t *order = calloc(room, sizeof *order);
@@ -75,11 +77,12 @@ bool dn_plan(dn_model *m) {
         size_t element = t->type == DN_FLOAT32 ? sizeof(float) : sizeof(dn_act);
         spans[count++] = (span){padded(t->count * element), 0, t->first, t->last, &t->offset};
     }
-    for (int i = 0; i < m->ops; i++) {
-        if (m->op[i].scratch_bytes == 0) continue;
-        size_t bytes = padded(m->op[i].scratch_bytes) * (size_t)m->threads;
-        spans[count++] = (span){bytes, 0, i, i, &m->op[i].scratch_offset};
-    }
+    for (int s = 0; s < m->sections; s++)
+        for (int i = m->section[s].first; i <= m->section[s].last; i++) {
+            if (m->op[i].scratch_bytes == 0) continue;
+            size_t bytes = padded(m->op[i].scratch_bytes) * (size_t)m->threads;
+            spans[count++] = (span){bytes, 0, s, s, &m->op[i].scratch_offset};
+        }
     qsort(spans, count, sizeof *spans, larger_first);
     m->arena_bytes = place(spans, order, count);
     free(spans);

@@ -63,6 +63,13 @@ bool dn_prepare_stripe(dn_model *m, int op, dn_stripe *s, int32_t out_h);
 /* For output rows [y, y + count), to [picture rows][wide][channels]. */
 void dn_fill_stripe(const dn_stripe *s, const dn_act *picture, int32_t y, int32_t count, dn_act *to);
 
+/* How threads share out an output of so many lines and channels: by channels where each thread would have few lines. Then
+ * there are more weights than activations, and each thread reads a part of those. sections.c */
+dn_split dn_split_of(const dn_model *m, size_t lines, size_t channels);
+/* Of an operator that makes its output value after value, and what of that is a part's: values [*from, *to). */
+void dn_split_values(dn_model *m, int op);
+void dn_share_values(const dn_model *m, int op, int part, int parts, size_t *from, size_t *to);
+
 /* When an operator's first input is a PAD with the zero point that nothing else reads, the operator takes the PAD's input
  * and pads for itself: *top and *left pixels, to a picture of the shape that is returned. */
 dn_tensor *dn_absorb_pad(dn_model *m, int op, int32_t *top, int32_t *left);
@@ -76,10 +83,9 @@ dn_act *dn_data(dn_model *m, int tensor);
 dn_act *dn_scratch(dn_model *m, int op, int part);
 /* The part's share of `count` in multiples of `grain`: [*from, *to). */
 void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, size_t *to);
-/* Whether an operator's threads share out its output channels and not its pixels. Where there are more channels, there are
- * more weights than activations, and each thread then reads a part of those; operators that follow each other mostly decide
- * alike, and find in their own cache what they made. */
-static inline bool dn_share_channels(size_t channels, size_t pixels) { return channels > pixels; }
+static inline void dn_share_op(const dn_op *op, int part, int parts, size_t *from, size_t *to) {
+    dn_share(op->split.count, op->split.grain, part, parts, from, to);
+}
 
 /* Shares memory instead of copying; both have as many elements. */
 void dn_alias(dn_model *m, int32_t tensor, int32_t with);

@@ -1,5 +1,6 @@
 """Writes the seeds of the fuzzer and of test_models.c: one small model per operator, two of more channels than
-pixels, and what LiteRT's reference kernels answer to the noise that test_models.c makes:
+pixels, one of inverted residuals that threads run in all their ways, and what LiteRT's reference kernels answer to the
+noise that test_models.c makes:
 python tests/engine/make_corpus.py device/csrc/fuzz/corpus.
 """
 
@@ -12,12 +13,17 @@ from hypothesis.strategies import SearchStrategy
 from single_op_models import STRATEGIES
 
 from distillnet.engine.litert import LiteRTModel
+from distillnet.engine.profile_networks import Blocks, Network, whole
 from distillnet.engine.tflite_writer import Builder
+
+_BLOCKS = (Blocks(1, 8, 3, 1, 1), Blocks(4, 8, 5, 1, 2), Blocks(4, 12, 3, 2, 2), Blocks(22, 12, 3, 2, 1))
+"""Of 20 lines, 10 and 5; 64 KiB as a file, of which the fuzzer takes no more."""
 
 
 def main(directory: Path) -> None:
     models = {name: _smallest_of_the_middling(strategy) for name, strategy in STRATEGIES.items()}
     models |= {f"{name}_channels": _more_channels_than_pixels(name) for name in ("CONV_2D", "DEPTHWISE_CONV_2D")}
+    models["blocks"], _ = whole(Network("blocks", 40, 8, _BLOCKS, 260, 16))
     for name, model in models.items():
         (directory / f"{name.lower()}.tflite").write_bytes(model)
         if name != "borders":  # noise makes no sensible floats

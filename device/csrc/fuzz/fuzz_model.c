@@ -1,4 +1,5 @@
-/* libFuzzer target: any bytes through reader, planner and runner; every instruction set must give the scalar answers.
+/* libFuzzer target: any bytes through reader, planner and runner; every instruction set must give the scalar answers, and so
+ * must two threads.
  * The mutator knows that a flatbuffer is 32-bit words: offsets, counts, dimensions, codes. See run.sh. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,8 +46,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     dn_model_info(scalar, &info);
     if (macs_of(scalar) <= max_macs && info.output.bytes <= MAX_OUTPUT) {
         uint8_t *expected = run(scalar, &info);
-        for (const char *const *name = dn_kernel_names(); *name != NULL; name++) {
-            options.kernels = *name;
+        const char *const *names = dn_kernel_names();
+        for (int i = -1; i < 0 || names[i] != NULL; i++) {
+            options.kernels = names[i < 0 ? 0 : i];
+            options.threads = i < 0 ? 2 : 1;
             dn_model *fast = dn_model_load(data, size, &options, &error);
             if (fast == NULL) { /* packing rounds up, so it may be the larger one */
                 if (error.status != DN_TOO_LARGE) abort();
@@ -54,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             }
             uint8_t *got = run(fast, &info);
             if (memcmp(got, expected, info.output.bytes) != 0) {
-                fprintf(stderr, "%s and scalar differ\n", *name);
+                fprintf(stderr, "%s on %d threads and scalar differ\n", options.kernels, options.threads);
                 abort();
             }
             free(got);

@@ -205,6 +205,12 @@ static void test_elementwise(const dn_kernels *fast, noise *n, size_t count) {
     dn_kernels_scalar.mul(&mul, a, b, count, expected);
     fast->mul(&mul, a, b, count, got);
     CHECK(memcmp(got, expected, sizeof got) == 0);
+    size_t stride = (size_t)noise_between(n, 0, 20), pixels = stride == 0 ? 700 : (sizeof a - count) / stride + 1;
+    dn_mean mean = {(size_t)noise_between(n, 1, (int32_t)pixels), stride, noise_between(n, -100000, 100000), m[0],
+                    -noise_between(n, 0, 20), add.zero_out};
+    dn_kernels_scalar.mean(&mean, a, count, expected);
+    fast->mean(&mean, a, count, got);
+    CHECK(memcmp(got, expected, sizeof got) == 0);
     dn_kernels_scalar.lut(table, a, count, expected);
     fast->lut(table, a, count, got);
     CHECK(memcmp(got, expected, sizeof got) == 0);

@@ -1,6 +1,6 @@
 /* Whole models, from files: each X.tflite in the directories given runs with every instruction set and 1 to 3 threads and
  * must give the bytes of X.expected, which LiteRT's reference kernels made from the same noise; so must its operators in
- * parts, however small; then cut short at many places, and with single bytes changed, it loads or is refused with a reason.
+ * parts, however small, whichever part of a section comes first; then cut short at many places, and with single bytes changed, it loads or is refused with a reason.
  * Files without X.expected need only that. */
 #include <dirent.h>
 #include <string.h>
@@ -58,7 +58,16 @@ static file answer(const uint8_t *data, size_t size, const char *kernels, int th
     return output;
 }
 
-static void test_parts(const file *model, const file *expected, const char *path, const char *kernels, int parts) {
+/* One part runs all of a section before the next begins. */
+static void run_in_parts(dn_model *m, int parts, bool backwards) {
+    for (const dn_section *s = m->section; s < m->section + m->sections; s++)
+        for (int k = 0; k < parts; k++)
+            for (int i = s->first; i <= s->last; i++)
+                if (m->op[i].run != NULL) m->op[i].run(m, i, backwards ? parts - 1 - k : k, parts);
+}
+
+static void test_parts(const file *model, const file *expected, const char *path, const char *kernels, int parts,
+                       bool backwards) {
     dn_error error;
     dn_options options = {parts, 1 << 20, kernels};
     dn_model *m = dn_model_load(model->data, model->size, &options, &error);
@@ -69,8 +78,7 @@ static void test_parts(const file *model, const file *expected, const char *path
         noise n = {1};
         dn_act *input = dn_data(m, m->input);
         for (size_t i = 0; i < info.input.bytes; i++) input[i] = (dn_act)((int8_t)noise_byte(&n) + DN_FROM_INT8);
-        for (int i = 0; i < m->ops; i++)
-            for (int part = 0; m->op[i].run != NULL && part < parts; part++) m->op[i].run(m, i, part, parts);
+        run_in_parts(m, parts, backwards);
         const dn_act *output = dn_data(m, m->output);
         for (size_t i = 0; i < expected->size; i++)
             if ((uint8_t)(output[i] - DN_FROM_INT8) != expected->data[i]) {
@@ -90,7 +98,8 @@ static void test_answers(const file *model, const file *expected, const char *pa
                 exit(1);
             }
             free(got.data);
-            test_parts(model, expected, path, *name, threads);
+            test_parts(model, expected, path, *name, threads, false);
+            test_parts(model, expected, path, *name, threads, true);
         }
     }
 }
