@@ -52,6 +52,7 @@ def campaign(updates: int, directory: Path, progress: Callable[[str], None], bad
                 before = board.running_version
                 began = time.monotonic()
                 report = board.take(version, bad(version, kind) if kind else good(version))
+                cloud.forget_old()
                 durations.append(time.monotonic() - began)
                 expected = fleet_pb2.UPDATE_PHASE_ROLLED_BACK if kind else fleet_pb2.UPDATE_PHASE_COMMITTED
                 runs = before if kind else version

@@ -161,6 +161,17 @@ class Repository:
         self.write_snapshot()
         self.write_timestamp()
 
+    def forget_old(self) -> None:
+        """Keep what is asked for now: the newest metadata and students."""
+        newest = list(self.targets.targets)[-2:]
+        self.targets.targets = {path: self.targets.targets[path] for path in newest}
+        kept = {f"metadata/{role.version}.{role.type}.json" for role in (self.root, self.targets, self.snapshot)}
+        kept |= {"metadata/timestamp.json"}
+        applied = {target.hashes["sha256"] for target in self.targets.targets.values()}
+        for name in list(self.files):
+            if name not in kept and not any(digest in name for digest in applied):
+                del self.files[name]
+
 
 @dataclass
 class Served:
@@ -199,6 +210,13 @@ class SimulatedCloud:
         self.muted_calls = 0
         self.closing = threading.Event()
         self.undo: Callable[[], object] = lambda: None
+
+    def forget_old(self) -> None:
+        """Drop what is over, so that a long run in one process keeps no history."""
+        self.repository.forget_old()
+        with self._lock:
+            for told in (self.served.reports, self.served.acks, self.served.hellos):
+                told.clear()
 
     def __enter__(self) -> "SimulatedCloud":
         self._server = grpc.server(futures.ThreadPoolExecutor(16))

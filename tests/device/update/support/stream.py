@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -102,8 +103,8 @@ class LiveBoard(Board):
 
     def __init__(self, cloud: SimulatedCloud, state_dir: Path, **update: object) -> None:
         super().__init__(cloud, state_dir, "porch", {"probation_s": 1.6, "server": cloud.address, **update})
-        self.done: list[float] = []
-        self.switches: list[float] = []
+        self.done = array("d")
+        self.switches = array("d")
         self.summary: Summary | None = None
 
     @property
