@@ -88,3 +88,15 @@ async def test_an_old_stream_does_not_take_the_new_one_down(running, database):
     running.detach(new)
     await running.flush()
     assert database.read_now(lambda session: session.scalar(select(Device.instance))) is None
+
+
+async def test_reports_wait_while_directives_are_sent_but_not_for_who_does_not_read(running, database):
+    connection = running.attach("porch")
+    publish(database, NOW + 1.0)
+    while not connection.waits:
+        await asyncio.sleep(0)
+    report = asyncio.create_task(running.delivered())
+    await asyncio.sleep(0)
+    assert not report.done()
+    await asyncio.wait_for(report, 2.0)
+    assert connection.waits

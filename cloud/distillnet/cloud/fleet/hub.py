@@ -24,6 +24,7 @@ _FLUSH_S = 1.0
 _SWEEP_S = 15.0  # so late at most is a directive of an instance whose clock is wrong
 _QUEUE = 256
 _AT_ONCE = 5_000
+_LOOK_S = 0.02
 
 
 class Connection:
@@ -34,8 +35,14 @@ class Connection:
         self.heard = time.monotonic()
         self.installed: list[fleet_pb2.InstalledModel] = []  # as it said last
         self._queue: asyncio.Queue[fleet_pb2.CloudMessage | None] = asyncio.Queue()
+        self._sending = False
         self._sent: set[str] = set()
         self._refusal: RefusedError | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something left to send."""
+        return self._sending or not self._queue.empty()
 
     def knows(self, directive: str) -> bool:
         """Whether it has been sent a directive."""
@@ -59,13 +66,15 @@ class Connection:
         self._queue.put_nowait(None)
 
     async def next(self) -> fleet_pb2.CloudMessage | None:
-        """Return the next message for the device; None when the stream shall end.
+        """Return the next message for the device, the one before having been sent; None when the stream shall end.
 
         Raises:
             RefusedError: it shall end with that status.
 
         """
+        self._sending = False
         message = await self._queue.get()
+        self._sending = message is not None
         if message is None and self._refusal is not None:
             raise self._refusal
         return message
@@ -92,6 +101,8 @@ class Hub:
         self._heard: dict[str, float] = {}
         self._gone: set[str] = set()
         self._wake = asyncio.Event()
+        self._delivered = asyncio.Event()
+        self._delivered.set()
         self._since = clock()
 
     def __len__(self) -> int:
@@ -117,6 +128,10 @@ class Hub:
         """Note that a device spoke."""
         connection.heard = time.monotonic()
         self._heard[connection.device] = self._clock()
+
+    async def delivered(self) -> None:
+        """Wait while directives are being handed out: thousands of boards that report would be in their way."""
+        await self._delivered.wait()
 
     def wake(self) -> None:
         """Look for news now: this process has just made some."""
@@ -179,9 +194,23 @@ class Hub:
         ]
         for start in range(0, len(waiting), _AT_ONCE):
             some = waiting[start : start + _AT_ONCE]
+            told = []
             for item in await self._database.read(functools.partial(devices.news, device_ids=some)):
                 if (connection := self._streams.get(item.device)) is not None:
                     connection.tell(item.directive)
+                    told.append(connection)
+            await self._send_first(told)
+
+    async def _send_first(self, told: list[Connection]) -> None:
+        """Let reports wait while these are being sent what they were told; who does not read holds up nobody."""
+        self._delivered.clear()
+        try:
+            before, left = len(told) + 1, len(told)
+            while 0 < left < before:
+                await asyncio.sleep(_LOOK_S)
+                before, left = left, sum(connection.waits for connection in told)
+        finally:
+            self._delivered.set()
 
     def _end_silent(self) -> None:
         limit = time.monotonic() - 3 * self.heartbeat_s

@@ -79,6 +79,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                 report.version,
                 report.reason[:200],
             )
+            await self._hub.delivered()
             await self._database.write(lambda session: devices.report(session, device, report, now))
             connection.installed = []  # a report changes what we hold for installed: the next heartbeat counts
         elif kind == "heartbeat" and message.heartbeat.models:
