@@ -268,7 +268,32 @@ finally:
     return result;
 }
 
+/* The shares that int8 logits have of the sum of their weights, in double precision; see the .pyi. */
+static PyObject *shares(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer logits, weights, out;
+    if (!PyArg_ParseTuple(args, "y*y*w*", &logits, &weights, &out)) return NULL;
+    const int8_t *logit = logits.buf;
+    const double *weight = weights.buf;
+    float *share = out.buf;
+    int fits = logits.len > 0 && weights.len == 256 * (Py_ssize_t)sizeof *weight && out.len == logits.len * (Py_ssize_t)sizeof *share;
+    if (fits) {
+        int top = logit[0];
+        for (Py_ssize_t i = 1; i < logits.len; i++) top = logit[i] > top ? logit[i] : top;
+        double total = 0;
+        for (Py_ssize_t i = 0; i < logits.len; i++) total += weight[top - logit[i]];
+        for (Py_ssize_t i = 0; i < logits.len; i++) share[i] = (float)(weight[top - logit[i]] / total);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "logits must be int8 (n,), weights float64 (256,), shares float32 (n,)");
+    }
+    PyBuffer_Release(&logits);
+    PyBuffer_Release(&weights);
+    PyBuffer_Release(&out);
+    return fits ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef methods[] = {
+    {"shares", shares, METH_VARARGS, "What logits have of the sum of their weights."},
     {"image_tensor", image_tensor, METH_VARARGS, "Crop, resize, colour and quantise a frame into a tensor."},
     {"version", version, METH_NOARGS, "Version of the engine."},
     {"kernel_names", kernel_names, METH_NOARGS, "Instruction sets this build and this CPU have, best first."},

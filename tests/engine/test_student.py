@@ -39,3 +39,13 @@ def test_scores_of_a_zone_are_those_of_the_crop(engine: str) -> None:
     np.testing.assert_array_equal(scores, student.look(frame, (None, ZONE)).scores[1])
     np.testing.assert_array_equal(scores, Student.load(student_bytes(), engine="litert").scores(frame, ZONE))
     assert scores.shape == (3,) and scores.sum() == pytest.approx(1, abs=1e-6) and len(set(scores.tolist())) == 3
+
+
+def test_scores_are_the_softmax_of_the_logits_at_the_cards_temperature() -> None:
+    student = Student.load(student_bytes())
+    logits = np.array([-128, 127, 120], np.int8)
+    real = logits * np.float64(student.model.info["output"]["scale"]) / student.card.temperature
+    weights = np.exp(real - real.max())
+    scores = student.scores_of(logits[np.newaxis])
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, weights / weights.sum(), rtol=1e-6)

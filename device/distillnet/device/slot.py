@@ -225,6 +225,8 @@ class ModelSlot:
     def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Sequence[Scores], ms: float) -> None:
         """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow."""
         self.record(scores, ms)
+        if self._shadow is None:
+            return
 
         def show(shadow: Shadow) -> None:
             for box, seen in zip(boxes, scores, strict=True):

@@ -38,6 +38,9 @@ def image_tensor(
     tensor: NDArray[Any],
     /,
 ) -> None: ...
+def shares(logits: NDArray[Any], weights: NDArray[Any], shares: NDArray[Any], /) -> None:
+    """Fill `shares`, float32 (n,): weights[max - logit] over their sum; logits int8 (n,), weights float64 (256,)."""
+
 def version() -> str: ...
 def kernel_names() -> list[str]: ...
 

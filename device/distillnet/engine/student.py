@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from distillnet.engine import _engine
 from distillnet.engine.backend import Backend, Model, ModelError, Zone, load
 from distillnet.engine.preprocess import Frame, Preparation, contiguous
 from distillnet.proto.archive import StudentFile, digest, unpack
@@ -81,17 +82,15 @@ class Student:
 
     def scores_of(self, output: NDArray[np.int8]) -> Scores:
         """Turn int8 logits (…, K+1) into calibrated scores, float32 (K+1,)."""
-        values = output.reshape(-1).tolist()
-        top, weights = max(values), self._weights
-        shares = [weights[top - value] for value in values]
-        total = sum(shares)
-        return np.array([share / total for share in shares], np.float32)
+        scores: Scores = np.empty(output.size, np.float32)
+        _engine.shares(output, self._weights, scores)
+        return scores
 
     @cached_property
-    def _weights(self) -> list[float]:
+    def _weights(self) -> NDArray[np.float64]:
         """exp(-d) for each distance of an int8 logit from the largest one, in the student's scale and temperature."""
         step = self._info["output"]["scale"] / self.card.temperature
-        return [math.exp(-distance * step) for distance in range(256)]
+        return np.array([math.exp(-distance * step) for distance in range(256)])
 
     @cached_property
     def _preparations(self) -> dict[tuple[tuple[int, ...], tuple[Zone | None, ...]], Preparation]:
