@@ -25,14 +25,15 @@ class Postgres:
     def __init__(self, *, fsync: bool = True) -> None:
         self._programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
         self._home = Path(tempfile.mkdtemp(prefix="fleet-postgres-"))
-        self._owner = {"user": "postgres"} if os.getuid() == 0 else {}
+        is_root = os.getuid() == 0
+        # Not subprocess's own `user`: that forks, and gRPC's threads in this process do not survive a fork.
+        self._owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if is_root else []
         self._fsync = fsync
         self.port = free_port()
-        if self._owner:
+        if is_root:
             shutil.chown(self._home, "postgres")
         initdb = [self._programs / "initdb", "-D", self._home / "cluster", "-A", "trust", "-U", "fleet", "-E", "UTF8"]
-        quiet = {"stdout": subprocess.DEVNULL, "cwd": self._home}
-        subprocess.run([*initdb, "--no-sync"], check=True, **quiet, **self._owner)
+        subprocess.run([*self._owner, *initdb, "--no-sync"], check=True, stdout=subprocess.DEVNULL, cwd=self._home)
         self.start()
 
     @staticmethod
@@ -44,7 +45,7 @@ class Postgres:
         options = ["-h", "127.0.0.1", "-c", f"fsync={'on' if self._fsync else 'off'}"]
         with (self._home / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*program, *options], stdout=log, stderr=log, cwd=self._home, start_new_session=True, **self._owner
+                [*self._owner, *program, *options], stdout=log, stderr=log, cwd=self._home, start_new_session=True
             )
         for _ in range(300):
             with contextlib.suppress(Exception), self.connect():
