@@ -26,7 +26,7 @@ from distillnet.cloud.executor import RETRIES, CancelledError, Executor, Executo
 from distillnet.cloud.training import Recipe
 from distillnet.proto.strict import ConfigError
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 pytest.importorskip("ray", reason="Ray is not installed: `make test-ray` installs it")
 
 PORT = 26379
@@ -64,7 +64,7 @@ def cluster() -> Iterator[str]:
             )
             if len(processes) == 1:
                 _wait_for_head()
-        _wait_for_nodes()
+            _wait_for_nodes(len(processes))  # those that start together choose the same ports
         yield f"127.0.0.1:{PORT}"
     finally:
         for process in reversed(processes):
@@ -86,7 +86,7 @@ def _wait_for_head() -> None:
     raise RuntimeError("the head of the Ray cluster did not come up")
 
 
-def _wait_for_nodes() -> None:
+def _wait_for_nodes(wanted: int) -> None:
     import ray
 
     end = time.monotonic() + 200
@@ -97,9 +97,9 @@ def _wait_for_nodes() -> None:
         except (ConnectionError, RuntimeError):
             count = 0
         ray.shutdown()
-        if count == NODES + 1:
+        if count == wanted:
             return
-        assert time.monotonic() < end, f"only {count} of {NODES + 1} nodes came up"
+        assert time.monotonic() < end, f"only {count} of {wanted} nodes came up"
         time.sleep(0.5)
 
 
