@@ -15,12 +15,13 @@ struct dn_frontend {
     dn_resampler resampler;
     dn_rows_plan plan;
     const dn_frontend_kernels *kernels;
+    const dn_frontend_kernels *few; /* for as many windows as these analyse side by side, or fewer */
     float *clean;     /* (DN_RESAMPLE_CHUNK): samples made finite */
     float *resampled; /* (capacity of one chunk) */
-    float *pending;   /* (eight + that): samples of windows not yet analysed */
+    float *pending;   /* (tile + that): samples of windows not yet analysed */
     size_t held;      /* samples in `pending` */
     size_t skip;      /* samples to let go before the next window */
-    size_t eight;     /* samples that hold DN_LANES windows */
+    size_t tile;      /* samples that hold as many windows as are analysed side by side */
 };
 
 static dn_frontend *fail(dn_frontend *ears, dn_error *error, dn_status status, const char *format, ...) {
@@ -56,20 +57,23 @@ dn_frontend *dn_frontend_create(const dn_frontend_spec *spec, dn_error *error) {
     if (ears == NULL)
         return fail(NULL, error, DN_NO_MEMORY, "front-end: no memory");
     ears->spec = *spec;
-    ears->kernels = &dn_frontend__base;
+    ears->kernels = ears->few = &dn_frontend__base;
 #ifdef DN_HAVE_AVX2
     if (__builtin_cpu_supports("avx2"))
-        ears->kernels = &dn_frontend__avx2;
+        ears->kernels = ears->few = &dn_frontend__avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        ears->kernels = &dn_frontend__avx512;
 #endif
     int status = dn_resampler_create(&ears->resampler, spec->input_rate_hz, spec->sample_rate_hz, ears->kernels);
     if (status == -2)
         return fail(ears, error, DN_UNSUPPORTED, "front-end: %u Hz to %u Hz needs too large a filter; use a common rate",
                     spec->input_rate_hz, spec->sample_rate_hz);
     size_t chunk = dn_resampler_capacity(&ears->resampler, DN_RESAMPLE_CHUNK);
-    ears->eight = (size_t)DN_LANES * spec->hop_samples + spec->window_samples;
+    ears->tile = (size_t)ears->kernels->lanes * spec->hop_samples + spec->window_samples;
     ears->clean = calloc(DN_RESAMPLE_CHUNK, sizeof(float));
     ears->resampled = calloc(chunk, sizeof(float));
-    ears->pending = calloc(ears->eight + chunk, sizeof(float));
+    ears->pending = calloc(ears->tile + chunk, sizeof(float));
     if (status != 0 || dn_rows_plan_create(&ears->plan, spec) != 0 || !ears->clean || !ears->resampled || !ears->pending)
         return fail(ears, error, DN_NO_MEMORY, "front-end: no memory");
     error->status = DN_OK;
@@ -99,9 +103,10 @@ size_t dn_frontend_capacity(const dn_frontend *ears, size_t count) {
     return (ears->held + samples) / ears->spec.hop_samples + 1;
 }
 
-/* Analyse the windows that are complete, eight at a time, the last few of them only where `all`; returns the rows written. */
+/* Analyse the windows that are complete, side by side, the last few of them only where `all`; returns the rows written. */
 static size_t complete(dn_frontend *ears, float *rows, bool all) {
-    size_t window = ears->spec.window_samples, hop = ears->spec.hop_samples, at = 0, written = 0;
+    size_t window = ears->spec.window_samples, hop = ears->spec.hop_samples, lanes = ears->kernels->lanes;
+    size_t at = 0, written = 0;
     for (;;) {
         size_t skipped = ears->skip < ears->held - at ? ears->skip : ears->held - at;
         at += skipped;
@@ -109,10 +114,11 @@ static size_t complete(dn_frontend *ears, float *rows, bool all) {
         if (ears->skip > 0 || ears->held - at < window)
             break;
         size_t ready = (ears->held - at - window) / hop + 1;
-        if (ready < DN_LANES && !all)
+        if (ready < lanes && !all)
             break;
-        ready = ready < DN_LANES ? ready : DN_LANES;
-        ears->kernels->rows(&ears->plan, ears->pending + at, (uint32_t)ready, rows + written * ears->spec.mel_bands);
+        ready = ready < lanes ? ready : lanes;
+        const dn_frontend_kernels *kernels = ready <= ears->few->lanes ? ears->few : ears->kernels;
+        kernels->rows(&ears->plan, ears->pending + at, (uint32_t)ready, rows + written * ears->spec.mel_bands);
         written += ready;
         at += (ready - 1) * hop;
         ears->skip = hop;

@@ -8,7 +8,10 @@
 #include "frontend.h"
 
 #define DN_PI 3.14159265358979323846
-#define DN_LANES 8 /* windows analysed side by side; 16 would not stay in the first-level cache */
+#ifndef DN_LANES
+#define DN_LANES 8 /* windows analysed side by side: as many as a vector has floats */
+#endif
+#define DN_MOST_LANES 16
 #define DN_DOT 16  /* partial sums of the resampler's dot products */
 #define DN_BLOCK 64 /* outputs of a decimation made side by side */
 
@@ -26,7 +29,7 @@ typedef struct {
     uint32_t *bins;     /* (mel_bands): how many it has */
     float *weights;     /* the triangles, one after the other */
     uint32_t first_bin, end_bin; /* bins any triangle touches */
-    float *scratch;     /* (2 * half + half + 1 + mel_bands, DN_LANES), 64-byte aligned */
+    float *scratch;     /* (2 * half + half + 1 + mel_bands, DN_MOST_LANES), 64-byte aligned */
 } dn_rows_plan;
 
 /* 0, or -1 where there is no memory; `dn_rows_plan_free` in either case. frontend_plan.c */
@@ -35,9 +38,10 @@ void dn_rows_plan_free(dn_rows_plan *plan);
 
 /* What is compiled once per instruction set: frontend_rows.c. Without contraction to FMA all builds give the same bits. */
 typedef struct {
+    uint32_t lanes; /* windows analysed side by side */
     /* Samples made finite and within ±1024; out: (count). */
     void (*clean)(const float *samples, size_t count, float *out);
-    /* Analyse `count` (1–DN_LANES) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands). */
+    /* Analyse `count` (1–lanes) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands). */
     void (*rows)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
     /* The sum of a[i] * b[i]; count: a multiple of DN_DOT. */
     float (*dot)(const float *a, const float *b, size_t count);
@@ -47,7 +51,7 @@ typedef struct {
                      float *scratch);
 } dn_frontend_kernels;
 
-extern const dn_frontend_kernels dn_frontend__base, dn_frontend__avx2;
+extern const dn_frontend_kernels dn_frontend__base, dn_frontend__avx2, dn_frontend__avx512;
 
 static inline size_t dn_decimate_stride(size_t count, uint32_t taps, uint32_t down) {
     return (count + DN_BLOCK - 1) / DN_BLOCK * DN_BLOCK + (taps + down - 1) / down;

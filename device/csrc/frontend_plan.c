@@ -84,7 +84,7 @@ int dn_rows_plan_create(dn_rows_plan *plan, const dn_frontend_spec *spec) {
     plan->split = calloc(2 * (half + 1), sizeof(float));
     plan->first = calloc(bands, sizeof(uint32_t));
     plan->bins = calloc(bands, sizeof(uint32_t));
-    size_t scratch = (3 * half + 1 + bands) * DN_LANES * sizeof(float);
+    size_t scratch = (3 * half + 1 + bands) * DN_MOST_LANES * sizeof(float);
     plan->scratch = aligned_alloc(64, (scratch + 63) / 64 * 64);
     if (!plan->window || !plan->twiddles || !plan->place || !plan->split || !plan->first || !plan->bins || !plan->scratch)
         return -1;

@@ -1,5 +1,5 @@
-/* Windows of samples to rows of log-mel features, eight windows side by side: every step works on vectors of eight floats,
- * one per window, so that nothing needs shuffling but the way in and the way out. And the sums of the resampler.
+/* Windows of samples to rows of log-mel features, DN_LANES windows side by side: every step works on vectors of as many
+ * floats, one per window, so that nothing needs shuffling but the way in and the way out. And the sums of the resampler.
  *
  * This file is compiled once per instruction set, with DN_ISA in the names. No sum's order depends on the vector width, and
  * contraction to FMA is off, so that every build gives the same bits. */
@@ -227,4 +227,4 @@ static void decimate(const float *filter, uint32_t taps, uint32_t down, const fl
     }
 }
 
-const dn_frontend_kernels NAME(dn_frontend, DN_ISA) = {clean, rows_of, dot, decimate};
+const dn_frontend_kernels NAME(dn_frontend, DN_ISA) = {DN_LANES, clean, rows_of, dot, decimate};

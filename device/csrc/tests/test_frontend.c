@@ -97,11 +97,12 @@ static void agrees_with_base(const dn_frontend_kernels *other) {
         s.window_samples = fft - fft / 8 - 1;
         dn_rows_plan plan;
         CHECK(dn_rows_plan_create(&plan, &s) == 0);
-        float x[1024 + 7 * 160], one[8 * 40], two[8 * 40];
-        for (int i = 0; i < 1024 + 7 * 160; i++)
+        float x[1024 + (DN_MOST_LANES - 1) * 160], one[DN_MOST_LANES * 40], two[DN_MOST_LANES * 40];
+        for (size_t i = 0; i < sizeof x / sizeof *x; i++)
             x[i] = noise();
-        for (uint32_t rows = 1; rows <= DN_LANES; rows++) {
-            base->rows(&plan, x, rows, one);
+        for (uint32_t row = 0; row < other->lanes; row++)
+            base->rows(&plan, x + row * 160, 1, one + row * 40);
+        for (uint32_t rows = 1; rows <= other->lanes; rows++) {
             other->rows(&plan, x, rows, two);
             CHECK(memcmp(one, two, rows * 40 * sizeof(float)) == 0);
         }
@@ -133,6 +134,9 @@ static void builds_agree_bit_for_bit(void) {
 #ifdef DN_HAVE_AVX2
     if (__builtin_cpu_supports("avx2"))
         agrees_with_base(&dn_frontend__avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        agrees_with_base(&dn_frontend__avx512);
 #endif
 }
 

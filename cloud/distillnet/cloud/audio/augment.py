@@ -72,7 +72,7 @@ def shaken(samples: Samples, rng: Generator) -> Samples:
     if rng.random() < 0.3:
         samples = in_a_room(samples, rng)
     if rng.random() < 0.5:
-        samples = mixed(samples, coloured_noise(len(samples), rng), rng.uniform(5.0, 40.0))
+        samples = mixed(samples, coloured_noise(len(samples), rng), rng.uniform(0.0, 40.0))
     gain = 10 ** (rng.uniform(-20.0, 6.0) / 20)
     return np.asarray(np.clip(samples * gain, -1.0, 1.0), np.float32)
 
