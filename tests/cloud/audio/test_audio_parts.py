@@ -278,3 +278,4 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     page = (tmp_path / "page.md").read_text()
     assert "| ten | 1 | 0.500" in page and "0.990: missed" in page and "Not run yet" in page and "ten/labels/4" in page
     assert "0.05 (0.05–0.05)" in page
+    assert "Students of `ten` were trained on 10 augmented windows for 1 epochs." in page

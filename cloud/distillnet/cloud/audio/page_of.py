@@ -65,8 +65,13 @@ def _accuracy(jobs: dict[str, Any]) -> str:
     missing = [job for job in every_job() if job not in jobs]
     if missing:
         lines.append(f"\nNot run yet (the command goes on where it stopped): {', '.join(missing)}.")
-    for windows, epochs in sorted({(s["windows"], s["epochs"]) for s in jobs.values() if "windows" in s}):
-        lines.append(f"\nStudents were trained on {windows} augmented windows for {epochs} epochs.")
+    recipes: dict[tuple[int, int], set[str]] = {}
+    for job, found in jobs.items():
+        if "windows" in found:
+            recipes.setdefault((found["windows"], found["epochs"]), set()).add(job.partition("/")[0])
+    for (windows, epochs), applications in sorted(recipes.items()):
+        names = ", ".join(f"`{name}`" for name in APPLICATIONS if name in applications)
+        lines.append(f"\nStudents of {names} were trained on {windows} augmented windows for {epochs} epochs.")
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ class StudentShape:
 
     stem: int = 16
     channels: tuple[int, ...] = (32, 64, 64, 128, 128)
-    strides: tuple[int, ...] = (1, 2, 1, 2, 1)
+    strides: tuple[int, ...] = (2, 1, 1, 2, 1)
 
 
 class DsCnn(nn.Module):
