@@ -3,7 +3,6 @@
 Longer: `make test-updates ARGS="--only rpc"`.
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from distillnet.cloud.fleet.errors import RefusedError
 from distillnet.cloud.fleet.messages import reader
 from distillnet.proto.v1 import admin_pb2, fleet_pb2
 
-_spec = importlib.util.spec_from_file_location("fuzz_rpc", Path(__file__).with_name("fuzz_rpc.py"))
-fuzz_rpc = importlib.util.module_from_spec(_spec)
-sys.modules["fuzz_rpc"] = fuzz_rpc  # its dataclasses look themselves up
-_spec.loader.exec_module(fuzz_rpc)
+sys.path.insert(0, str(Path(__file__).parent))
+import fuzz_rpc
 
 
 @pytest.mark.integration
