@@ -137,16 +137,16 @@ def test_a_slim_shape_scales_every_width(teacher: Teacher) -> None:
 
 def test_every_arm_becomes_scores_or_a_network_within_the_budget(tmp_path: Path, teacher: Teacher) -> None:
     task = load(_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
-    ground = prepare(task, teacher, SETTINGS, seed=0)
+    ground = prepare(task, teacher, SETTINGS, seed=0, coarse=lambda: task)
     outcomes = {name: arm(ground, lambda amount=1.0, note="": None) for name, (arm, _) in ARMS.items()}
-    for name in set(ARMS) - {"zero-shot", "probe", "fine-tuned"}:
+    for name in set(ARMS) - {"zero-shot", "probe", "probe-128", "fine-tuned"}:
         network = outcomes[name].network
         assert network is not None
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
         assert ground.budget.network_ms(network, 32) <= 1.05 * ground.budget.ms, name
     assert outcomes["reinitialised"].macs == outcomes["core"].macs
     assert ground.budget.network_ms(outcomes["fine-tuned"].network, 32) > ground.budget.ms  # type: ignore[arg-type]
-    for name in ("zero-shot", "probe"):
+    for name in ("zero-shot", "probe", "probe-128"):
         scores = outcomes[name].scores
         assert scores is not None
         assert [part.shape for part in scores] == [(36, 3), (12, 3)]
@@ -154,9 +154,17 @@ def test_every_arm_becomes_scores_or_a_network_within_the_budget(tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trained_arm_is_judged_as_an_int8_file_in_the_engine(tmp_path: Path, teacher: Teacher) -> None:
+def test_a_student_trained_on_one_machine_is_judged_as_an_int8_file_in_the_engine_of_another(
+    tmp_path: Path, teacher: Teacher
+) -> None:
+    assert _run(tmp_path, teacher, ["compact"], only_train=True) == 0
+    [trained] = vision.read(tmp_path / "results.json")
+    assert "int8" not in trained
     assert _run(tmp_path, teacher, ["compact"]) == 0
     [result] = vision.read(tmp_path / "results.json")
+    assert result["float"] == trained["float"]
+    assert result["curve"] == trained["curve"]
+    assert not list((tmp_path / "cache" / vision.STUDENTS).iterdir())
     assert result["int8"]["macro_recall"]["n"] == result["float"]["macro_recall"]["n"] == 36
     assert result["teacher_litert_ms"] > result["latency_ms"] > 0
     assert result["engine"]["engine"] == "native"
@@ -170,8 +178,8 @@ def _result(arm: str, seed: int, value: float, steps: int = 2, budget: float = 0
     return {
         "application": "fruit", "arm": arm, "seed": seed, "macs": 24_000_000, "float": figures,
         "settings": {"resolution": 96, "budget_ms": budget, "board": "x86-64", "steps": steps, "batch": 64},
-        "n": {"train": 10800, "val": 2400, "unseen": 2000}, "seconds": {"training": 1.0, "total": 60.0},
-        "provenance": {"created": "2026-11-24T05:00:00+00:00", "machine": "x86_64", "torch": "2", "threads": 2,
+        "n": {"train": 10800, "val": 2400, "unseen": 2000}, "seconds": {"training": 50.0, "int8": 10.0},
+        "provenance": {"created": "2026-11-24T05:00:00+00:00", "trained_on": "x86_64", "torch": "2", "threads": 2,
                        "revision": "abc", "data": "sha256:" + "1" * 64,
                        "teacher": {"source": "small", "resolution": 128, "digest": ""}},
     }  # fmt: skip

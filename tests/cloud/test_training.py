@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+from distillnet.cloud import accelerator
 from distillnet.cloud.checkpoint import Checkpoint
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
 from distillnet.cloud.training import (
     PACE_STEPS,
     TRIAL_STEPS,
+    USES,
+    VERSIONS,
     Lessons,
     Pace,
     Recipe,
@@ -36,7 +39,8 @@ def student(seed=0):
     return Classifier(CoreNet(SHAPE), 16, 2), ThrowAwayHead(16, torch.nn.Linear(6, 3), 3)
 
 
-def test_a_student_learns_and_the_same_seed_and_steps_give_the_same_student():
+def test_a_student_learns_and_the_same_seed_and_steps_give_the_same_student(monkeypatch):
+    monkeypatch.setattr(accelerator, "device", lambda: torch.device("cpu"))  # CUDA adds in no fixed order
     weights = []
     for _ in range(2):
         net, away = student()
@@ -114,3 +118,32 @@ def test_training_keeps_the_number_of_threads_that_makes_quicker_steps():
         assert threads == chosen
     one = Pace(1)
     assert {one.note(1.0) for _ in range(PACE_STEPS)} == {1}
+
+
+def test_what_blocks_that_stand_still_make_of_a_picture_is_used_again_but_not_for_ever():
+    torch.manual_seed(0)
+    blocks = tuple(BlockShape(8, 16, 8, 3, 1, expands=True, residual=True) for _ in range(2))
+    net, away = Classifier(CoreNet(CoreShape(8, blocks, 16), fixed_norms=True), 16, 2), ThrowAwayHead(16, None, 3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    seen = []
+    net.core.blocks[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    material, steps, batch = lessons(), 120, 16
+    distil(net, away, material, Recipe(seconds=60, steps=steps, batch=batch), seed=0)
+    made = sum(seen) - 1  # one to learn its shape
+    assert made >= steps * batch / USES
+    assert made <= steps * batch / USES + len(material.pixels) * VERSIONS
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(("core.stem", "core.blocks.0")) for name in changed)
+    assert any(name.startswith("core.blocks.1") for name in changed)
+    decided = predict(net, material.pixels, 127.0, 128.0).argmax(1)
+    assert (decided == material.wanted.argmax(1)).mean() > 0.9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: would train there")
+def test_a_cuda_device_trains_a_student_that_comes_back():
+    net, away = student()
+    distil(net, away, lessons(), Recipe(seconds=60, steps=60, batch=16), seed=5)
+    assert {p.device.type for p in [*net.parameters(), *away.parameters()]} == {"cpu"}
+    material = lessons()
+    decided = predict(net, material.pixels, 127.0, 128.0).argmax(1)
+    assert (decided == material.wanted.argmax(1)).mean() > 0.9

@@ -158,8 +158,18 @@ class CoreNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        return self.late(self.early(x, 0), 0)
+
+    def early(self, x: Tensor, count: int) -> Tensor:
+        """Map pictures to what the stem and the first `count` blocks make of them, (N, channels, H', W')."""
         x = normalised(self.stem, self.stem_bn, x, folds=self.folds)
-        for block in self.blocks:
+        for block in self.blocks[:count]:
+            x = block(x)
+        return x
+
+    def late(self, x: Tensor, count: int) -> Tensor:
+        """Map what `early` gave to features (N, head)."""
+        for block in self.blocks[count:]:
             x = block(x)
         return normalised(self.head, self.head_bn, x, folds=self.folds).mean((2, 3))
 

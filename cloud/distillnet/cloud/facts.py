@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distillnet.cloud import accelerator
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, judge, rows
 from distillnet.cloud.candidate import Candidate
@@ -132,6 +133,7 @@ def student_facts(result: Result, student_bytes: int) -> dict[str, Any]:
         "application": result.application.application.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": speed.machine,
+        "trained_on": accelerator.describe(),
         "threads": 1,
         "engine": speed.engine,
         "kernels": speed.kernels,

@@ -1,13 +1,15 @@
-"""How a long computation shares its machine. Called before torch is imported: both settings are read only once."""
+"""The machine: its name, and how a long computation shares it."""
 
 import ctypes
 import os
+import platform
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 
 def prepare() -> None:
-    """Let idle threads sleep, and let freed memory stay with the process.
+    """Let idle threads sleep, and let freed memory stay with the process. Before torch is imported: it reads this once.
 
     OpenMP's threads spin by default and starve everything else on a busy machine. glibc hands every large tensor back
     to the kernel when it is freed and takes the page faults again at the next step: a third of the training time here.
@@ -21,3 +23,16 @@ def prepare() -> None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, -1)
     mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def machine() -> str:
+    """Name the processor."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "Model")):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{platform.machine()} {name}"

@@ -1,6 +1,5 @@
 """How fast the student is beside its teacher: both int8, one thread, interleaved, medians."""
 
-import platform
 import statistics
 import time
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distillnet.cloud.export import to_int8
+from distillnet.cloud.host import machine
 from distillnet.cloud.teacher import Pixels, Teacher, normalise
 from distillnet.cloud.views import shrink_all
 from distillnet.engine import Model, load
@@ -84,16 +84,3 @@ def compare_speed(student: bytes, teacher: bytes | None) -> Speed:
         kernels=ours.info["kernels"],
         machine=machine(),
     )
-
-
-def machine() -> str:
-    """Name the processor."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("model name", "Model")):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{platform.machine()} {name}"

@@ -38,7 +38,7 @@ from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import Decision, fit_bias, fit_decision, fit_temperature
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Pixels, Teacher, backbone, load, normalise
-from distillnet.cloud.training import Lessons, Recipe, balanced, predict, soften
+from distillnet.cloud.training import Lessons, Recipe, balanced, predict
 from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
@@ -46,7 +46,7 @@ from distillnet.proto.archive import pack
 from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
-VIEWS_PER_MINUTE = 1500
+VIEWS_PER_MINUTE = 750
 RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE = 0.6
 CALIBRATION_PICTURES = 64
@@ -190,7 +190,7 @@ class _Run:
         train, looked = views.where("train"), sample(views.where("validation"), count)
         lessons = Lessons(
             pixels=np.empty((0, 0, 0, 3), np.uint8),
-            wanted=self._mixed(views, wanted, free)[train],
+            wanted=self._taught(views, wanted, free)[train],
             logits=views.logits[train],
             features=None if views.features is None else views.features[train],
             weights=_draws(views, wanted),
@@ -286,26 +286,21 @@ class _Run:
         return ZeroShot(whole.classify, dataset.event_classes)
 
     def _recipe(self) -> Recipe:
-        """Say how to train.
-
-        The weights of a short run change fast until its end: their average looks back less far. A long one has steps to
-        spare for larger batches, of which more pictures pass in a second.
-        """
+        """Say how to train. The weights of a short run change fast until its end: their average looks back less far."""
         seconds, steps = self.minutes * 60 * TRAINING_SHARE, self.application.search.steps
-        if self.minutes < SHORT_MINUTES:
-            return Recipe(seconds, steps, average_decay=0.98)
-        if steps:
-            return Recipe(seconds, steps)
-        return Recipe(seconds, batch=64, learning_rate=7e-4)
+        return Recipe(seconds, steps, average_decay=0.98 if self.minutes < SHORT_MINUTES else 0.995)
 
-    def _mixed(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
-        """Soften labels with the probe's opinion; the teacher's own word is soft already."""
+    def _taught(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
+        """Return what the student is to say: where there are labels, what the probe made of them says, (V, K+1).
+
+        It is as sure as one can be who sees what the teacher sees. The teacher's own word is soft already.
+        """
         labelled = views.labels >= 0
         if free.probe is None or not labelled.any():
             return wanted
-        mixed = wanted.copy()
-        mixed[labelled] = soften(wanted[labelled], free.probe[labelled])
-        return mixed
+        taught = wanted.copy()
+        taught[labelled] = free.probe[labelled]
+        return taught
 
     def _int8(
         self, views: Views, pixels: Pixels, wanted: Floats, truth: Ints, candidate: Candidate

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distillnet.cloud import accelerator
 from distillnet.cloud.application import TeacherSection
 from distillnet.cloud.classes import IMAGENET_CLASSES, ClassList
 from distillnet.cloud.core import Classifier, CoreNet, from_efficientnet_lite
@@ -27,6 +28,7 @@ Forward = Callable[[Pixels], tuple[Floats, Floats | None]]
 
 NATIVE_RESOLUTION = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 LITE_MEAN, LITE_SCALE = 127.0, 128.0
+LITE_RESOLUTION = 160  # half as dear as the native one, and its students are no worse
 IMAGENET_MEAN, IMAGENET_SCALE = 255 * 0.449, 255 * 0.226  # the mean of torchvision's three channels
 MOST_OF_PROBABILITIES = 1.05  # with rounding
 _BATCH = 32
@@ -127,7 +129,7 @@ def _efficientnet_lite(name: str, resolution: int | None) -> Teacher:
     return Teacher(
         source=name,
         classes=ClassList.imagenet(),
-        resolution=resolution or 128,
+        resolution=resolution or LITE_RESOLUTION,
         native_resolution=NATIVE_RESOLUTION[name],
         mean=LITE_MEAN,
         scale=LITE_SCALE,
@@ -140,18 +142,23 @@ def _efficientnet_lite(name: str, resolution: int | None) -> Teacher:
 
 def _torch_forward(module: torch.nn.Module, mean: float, scale: float) -> Forward:
     def forward(pixels: Pixels) -> tuple[Floats, Floats | None]:
-        module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        where = accelerator.device()
+        module.eval().to(device=where, memory_format=accelerator.memory_format())  # type: ignore[call-overload]
         logits: list[Floats] = []
         features: list[Floats] = []
         last = last_layer(module)
-        noted = last.register_forward_pre_hook(lambda _, given: features.append(given[0].numpy())) if last else None
+        noted = (
+            last.register_forward_pre_hook(lambda _, given: features.append(given[0].cpu().numpy())) if last else None
+        )
         try:
             with torch.inference_mode():
                 for begin in range(0, len(pixels), _BATCH):
-                    logits.append(module(normalise(pixels[begin : begin + _BATCH], mean, scale)).numpy())
+                    x = normalise(pixels[begin : begin + _BATCH], mean, scale)
+                    logits.append(module(x.to(where)).cpu().numpy())
         finally:
             if noted is not None:
                 noted.remove()
+            module.to("cpu")
         together = bool(features) and all(felt.ndim == 2 for felt in features)
         return np.concatenate(logits), np.concatenate(features) if together else None
 

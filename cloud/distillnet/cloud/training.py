@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -19,16 +19,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distillnet.cloud import accelerator
 from distillnet.cloud.core import Classifier, CoreNet
-from distillnet.cloud.metrics import Floats
+from distillnet.cloud.metrics import Floats, Ints
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.surgery import reestimate_norms
 from distillnet.proto.strict import ConfigError
 
 Pixels = NDArray[np.uint8]
 SETTLING_PICTURES = 512
-STILL_SHARE = 1 / 3
-OPINION_SHARE = 0.9
+STILL_SHARE = 0.5
+VERSIONS, USES, MOST_KEPT_BYTES = 4, 8, 1 << 30
 FRESH_RATE, HEAD_RATE = 4.0, 2.0
 PACE_STEPS, TRIAL_STEPS = 256, 5
 Keeper = Callable[[dict[str, Any]], None]
@@ -40,13 +41,13 @@ class Recipe:
 
     seconds: float
     steps: int | None = None
-    batch: int = 32
-    learning_rate: float = 5e-4
+    batch: int = 64
+    learning_rate: float = 1.4e-3
     weight_decay: float = 1e-4
     wanted_weight: float = 2.0
     logits_weight: float = 1.0
     features_weight: float = 0.3
-    logits_temperature: float = 3.0
+    logits_temperature: float = 1.0
     average_decay: float = 0.995
     keep_every_s: float = 30.0
 
@@ -115,11 +116,6 @@ def balanced(wanted: Floats, strength: float = 0.5) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-def soften(labels: Floats, opinion: Floats) -> Floats:
-    """Mix certain labels with the probabilities of a network that knows more, both (N, K+1)."""
-    return np.asarray((1 - OPINION_SHARE) * labels + OPINION_SHARE * opinion, np.float32)
-
-
 def distil(
     student: Classifier,
     throw_away: ThrowAwayHead,
@@ -133,7 +129,7 @@ def distil(
     resume_from: dict[str, Any] | None = None,
     keep: Keeper | None = None,
 ) -> list[dict[str, float]]:
-    """Train `student` in place; it ends as the running average of its weights.
+    """Train `student` in place, where `accelerator` says; it ends here, as the running average of its weights.
 
     Args:
         student: K+1 logits.
@@ -157,8 +153,10 @@ def distil(
     torch.manual_seed(seed)
     generator = np.random.default_rng([seed, 11])
     both = nn.ModuleList([student, throw_away])
-    both.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _hold_still(student)
+    where = accelerator.device()
+    both.to(device=where, memory_format=accelerator.memory_format())  # type: ignore[call-overload]
+    held = _hold_still(student)
+    material = _Material(lessons, where, held)
     average = copy.deepcopy(student).requires_grad_(False)
     optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate, fused=True)
     curve: list[dict[str, float]] = []
@@ -170,10 +168,9 @@ def distil(
         generator.bit_generator.state = resume_from["generator"]
         curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
         advance(step if recipe.steps else spent)
-    deviation = _deviation(lessons.features)
     threads = torch.get_num_threads()
     # Sums differ by the number of threads, and a number of steps is to give the same student.
-    pace = Pace(threads) if recipe.steps is None else None
+    pace = Pace(threads) if recipe.steps is None and where.type == "cpu" else None
     last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
@@ -183,8 +180,9 @@ def distil(
             break
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * group["factor"] * _schedule(done)
-        x, wanted, logits, features = _batch(lessons, recipe.batch, generator)
-        loss = _loss(student, throw_away, x, wanted, logits, features, deviation, recipe)
+        batch = material.draw(recipe.batch, generator)
+        felt = held.core.late(batch.x, held.count) if held else student.core(batch.x)
+        loss = _loss(student.classify(felt), throw_away(felt), batch, material.deviation, recipe)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(both.parameters(), 5.0)
@@ -216,17 +214,28 @@ def distil(
         keep(_state(both, average, optimiser, generator, curve, step, spent))
     student.load_state_dict(average.state_dict())
     _settle(student, lessons)
+    both.to("cpu")
     curve.append({"step": float(step), "seconds": spent, "loss": smooth})
     return curve
 
 
-def _hold_still(student: Classifier) -> None:
-    """Keep a pretrained network's first blocks as they are: edges are edges, and most of a step's time goes there."""
+@dataclass(frozen=True)
+class _Held:
+    """A network whose stem and first `count` blocks stand still."""
+
+    core: CoreNet
+    count: int
+
+
+def _hold_still(student: Classifier) -> _Held | None:
+    """Keep a pretrained network's first blocks as they are: edges are edges."""
     core = student.core
     if not isinstance(core, CoreNet) or not core.fixed_norms:
-        return
-    for part in (core.stem, core.stem_bn, *core.blocks[: int(STILL_SHARE * len(core.blocks))]):
+        return None
+    held = _Held(core, int(STILL_SHARE * len(core.blocks)))
+    for part in (core.stem, core.stem_bn, *core.blocks[: held.count]):
         part.requires_grad_(False)
+    return held
 
 
 def _settle(network: Classifier, lessons: Lessons) -> None:
@@ -234,8 +243,10 @@ def _settle(network: Classifier, lessons: Lessons) -> None:
     if getattr(network.core, "fixed_norms", False):
         return
     chosen = np.random.default_rng(0).permutation(len(lessons.pixels))[:SETTLING_PICTURES]
-    batches = np.array_split(chosen, max(1, len(chosen) // 64))
-    reestimate_norms(network, [_to_input(lessons.pixels[batch], lessons.mean, lessons.scale) for batch in batches])
+    where = next(network.parameters()).device
+    drawn = np.array_split(chosen, max(1, len(chosen) // 64))
+    batches = [torch.from_numpy(lessons.pixels[batch]).to(where) for batch in drawn]
+    reestimate_norms(network, [_to_input(batch, lessons.mean, lessons.scale) for batch in batches])
 
 
 def start_heads(
@@ -275,18 +286,20 @@ def _fold(layer: nn.Linear, weight: Tensor, bias: Tensor, mean: Tensor, spread: 
 
 
 def predict(network: nn.Module, pixels: Pixels, mean: float, scale: float, batch: int = 128) -> Floats:
-    """Return a network's outputs for uint8 pictures (N, H, W, 3), float32 (N, outputs)."""
+    """Return a network's outputs for uint8 pictures (N, H, W, 3), float32 (N, outputs); it computes where it lies."""
     network.eval()
+    where = next(network.parameters()).device
     outputs = []
     with torch.inference_mode():
         for begin in range(0, len(pixels), batch):
-            outputs.append(network(_to_input(pixels[begin : begin + batch], mean, scale)).numpy())
+            x = torch.from_numpy(np.ascontiguousarray(pixels[begin : begin + batch])).to(where)
+            outputs.append(network(_to_input(x, mean, scale)).cpu().numpy())
     return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32)
 
 
-def _to_input(pixels: Pixels, mean: float, scale: float) -> Tensor:
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
-    return x.sub_(mean).div_(scale)
+def _to_input(pixels: Tensor, mean: float, scale: float) -> Tensor:
+    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W), channels-last in memory."""
+    return pixels.permute(0, 3, 1, 2).float().sub_(mean).div_(scale)
 
 
 def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -314,54 +327,128 @@ def _schedule(done: float) -> float:
     return warm * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-3
 
 
-def _batch(lessons: Lessons, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    chosen = generator.choice(len(lessons.pixels), size, p=lessons.weights)
-    x = _to_input(_shift(lessons.pixels[chosen], generator), lessons.mean, lessons.scale)
-    mirrored = torch.from_numpy(generator.random(size) < 0.5)
-    x[mirrored] = x[mirrored].flip(3)
-    contrast = torch.from_numpy(generator.uniform(0.8, 1.2, (size, 1, 1, 1)).astype(np.float32))
-    light = torch.from_numpy(generator.uniform(-0.15, 0.15, (size, 1, 1, 1)).astype(np.float32))
-    x = (x * contrast + light).contiguous(memory_format=torch.channels_last)
-    features = None if lessons.features is None else torch.from_numpy(lessons.features[chosen])
-    return x, torch.from_numpy(lessons.wanted[chosen]), torch.from_numpy(lessons.logits[chosen]), features
+@dataclass(frozen=True)
+class _Batch:
+    """Augmented pictures float32 (N, 3, H, W), or what the blocks that stand still make of them, and the answers."""
+
+    x: Tensor
+    wanted: Tensor
+    logits: Tensor
+    features: Tensor | None
 
 
-def _shift(pixels: Pixels, generator: np.random.Generator) -> Pixels:
-    """Move the batch by up to 4 % of its size, repeating the border."""
-    most = max(1, pixels.shape[1] // 24)
-    down, right = (int(v) for v in generator.integers(-most, most + 1, 2))
-    padded = np.pad(pixels, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
-    side = pixels.shape[1]
-    return padded[:, most + down : most + down + side, most + right : most + right + side]
+class _Material:
+    """Lessons on the device that trains. Chances are drawn here, so that every device is dealt the same ones.
+
+    Blocks that stand still make the same of the same picture, and most of a step's time would go there: what they
+    make of an augmented version is kept and used `USES` times before the version is made anew, `VERSIONS` at once.
+    """
+
+    def __init__(self, lessons: Lessons, where: torch.device, held: _Held | None) -> None:
+        """Copy what is needed again and again to `where`; nothing where the processor trains."""
+        self._lessons, self._where, self._held = lessons, where, held
+        self._pixels, self._wanted, self._logits = (
+            torch.from_numpy(array).to(where) for array in (lessons.pixels, lessons.wanted, lessons.logits)
+        )
+        self._features = None if lessons.features is None else torch.from_numpy(lessons.features).to(where)
+        self.deviation = None if self._features is None else _deviation(self._features)
+        self._kept: Tensor | None = None
+        self._versions = 0
+        self._uses = np.zeros(0, np.int8)
+
+    def draw(self, size: int, generator: np.random.Generator) -> _Batch:
+        """Return a batch: shifted, mirrored, brighter or darker."""
+        chosen = generator.choice(len(self._pixels), size, p=self._lessons.weights)
+        chances = _Chances.draw(size, self._pixels.shape[1], generator)
+        x = self._augmented(chosen, chances) if self._held is None else self._early(chosen, chances, generator)
+        places = torch.from_numpy(chosen).to(self._where)
+        features = None if self._features is None else self._features[places]
+        return _Batch(x, self._wanted[places], self._logits[places], features)
+
+    def _augmented(self, chosen: Ints, chances: "_Chances") -> Tensor:
+        pixels = self._pixels[torch.from_numpy(chosen).to(self._where)]
+        x = _to_input(_shift(pixels, chances.down, chances.right), self._lessons.mean, self._lessons.scale)
+        mirrored, contrast, light = (
+            torch.from_numpy(chance[:, None, None, None]).to(self._where)
+            for chance in (chances.mirrored, chances.contrast, chances.light)
+        )
+        x = torch.where(mirrored, x.flip(3), x) * contrast + light
+        return x.contiguous(memory_format=accelerator.memory_format())
+
+    def _early(self, chosen: Ints, chances: "_Chances", generator: np.random.Generator) -> Tensor:
+        assert self._held is not None
+        core, count = self._held.core, self._held.count
+        if self._kept is None:
+            self._make_room(core.early(self._augmented(chosen[:1], chances.of(slice(1))), count))
+        assert self._kept is not None
+        places = chosen * self._versions + generator.integers(0, self._versions, len(chosen))
+        stale = self._uses[places] == 0
+        if stale.any():
+            with torch.no_grad():
+                made = core.early(self._augmented(chosen[stale], chances.of(stale)), count)
+            self._kept[torch.from_numpy(places[stale]).to(self._where)] = made.half()
+            self._uses[places[stale]] = USES
+        self._uses[places] -= 1
+        x = self._kept[torch.from_numpy(places).to(self._where)].float()
+        return x.contiguous(memory_format=accelerator.memory_format())
+
+    def _make_room(self, one: Tensor) -> None:
+        room = MOST_KEPT_BYTES // (2 * one.numel() * len(self._pixels))
+        self._versions = int(np.clip(room, 1, VERSIONS))
+        count = len(self._pixels) * self._versions
+        self._kept = torch.empty((count, *one.shape[1:]), dtype=torch.float16, device=self._where)
+        self._uses = np.zeros(count, np.int8)
+
+
+@dataclass(frozen=True)
+class _Chances:
+    """How a batch of N is augmented: one shift in pixels for all, the rest (N,)."""
+
+    down: int
+    right: int
+    mirrored: NDArray[np.bool_]
+    contrast: Floats
+    light: Floats
+
+    @classmethod
+    def draw(cls, size: int, side: int, generator: np.random.Generator) -> "_Chances":
+        """Draw them; shifts are of up to 4 % of `side`."""
+        most = max(1, side // 24)
+        down, right = (int(by) for by in generator.integers(-most, most + 1, 2))
+        mirrored = generator.random(size) < 0.5
+        contrast = generator.uniform(0.8, 1.2, size).astype(np.float32)
+        return cls(down, right, mirrored, contrast, generator.uniform(-0.15, 0.15, size).astype(np.float32))
+
+    def of(self, some: NDArray[np.bool_] | slice) -> "_Chances":
+        """Return those of some of the batch."""
+        return replace(self, mirrored=self.mirrored[some], contrast=self.contrast[some], light=self.light[some])
+
+
+def _shift(pixels: Tensor, down: int, right: int) -> Tensor:
+    """Move uint8 (N, H, W, 3) by some pixels, repeating the border."""
+    side = torch.arange(pixels.shape[1], device=pixels.device)
+    rows, columns = ((side + by).clamp(0, len(side) - 1) for by in (down, right))
+    return pixels[:, rows][:, :, columns]
 
 
 def _loss(
-    student: Classifier,
-    throw_away: ThrowAwayHead,
-    x: Tensor,
-    wanted: Tensor,
-    logits: Tensor,
-    features: Tensor | None,
-    deviation: Tensor | None,
-    recipe: Recipe,
+    outputs: Tensor, guessed: tuple[Tensor | None, Tensor], batch: _Batch, deviation: Tensor | None, recipe: Recipe
 ) -> Tensor:
-    felt = student.core(x)
-    loss = -(wanted * F.log_softmax(student.classify(felt), 1)).sum(1).mean() * recipe.wanted_weight
-    guessed_features, guessed_logits = throw_away(felt)
+    """Compare K+1 logits, and the throw-away head's features and logits, with a batch's answers."""
+    loss = -(batch.wanted * F.log_softmax(outputs, 1)).sum(1).mean() * recipe.wanted_weight
+    features, logits = guessed
     heat = recipe.logits_temperature
-    divergence = F.kl_div(F.log_softmax(guessed_logits / heat, 1), F.softmax(logits / heat, 1), reduction="batchmean")
+    divergence = F.kl_div(F.log_softmax(logits / heat, 1), F.softmax(batch.logits / heat, 1), reduction="batchmean")
     loss = loss + recipe.logits_weight * heat * divergence
-    if guessed_features is not None and features is not None and deviation is not None:
-        loss = loss + recipe.features_weight * ((guessed_features - features) / deviation).square().mean()
+    if features is not None and batch.features is not None and deviation is not None:
+        loss = loss + recipe.features_weight * ((features - batch.features) / deviation).square().mean()
     return loss
 
 
-def _deviation(features: Floats | None) -> Tensor | None:
+def _deviation(features: Tensor) -> Tensor:
     """Return the spread of each teacher feature, so that none counts more than another."""
-    if features is None:
-        return None
-    spread = features.std(0)
-    return torch.from_numpy(np.maximum(spread, 0.1 * float(spread.mean()) + 1e-6).astype(np.float32))
+    spread = features.std(0, correction=0)
+    return torch.maximum(spread, 0.1 * spread.mean() + 1e-6)
 
 
 def _follow(average: nn.Module, student: nn.Module, decay: float) -> None:

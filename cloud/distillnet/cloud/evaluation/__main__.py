@@ -27,6 +27,9 @@ def _command(
     resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
     quick: bool = typer.Option(False, "--quick", help="one application, one seed: some 20 minutes of a core"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
+    only_train: bool = typer.Option(
+        False, "--only-train", help="keep students in the cache for a run that converts and times them elsewhere"
+    ),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
 ) -> None:
     """Compare the essential core with its controls, on pictures the students have never seen.
@@ -68,6 +71,7 @@ def _command(
         minutes=minutes,
         cache=cache_directory(),
         steps=Steps(),
+        only_train=only_train,
     )
     done = vision.read(results)
     if done:

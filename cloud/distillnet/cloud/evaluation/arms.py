@@ -26,11 +26,12 @@ from distillnet.cloud.progress import Advance
 from distillnet.cloud.rejection import one_hot
 from distillnet.cloud.relevance import Criterion
 from distillnet.cloud.teacher import Teacher, normalise
-from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil, soften, start_heads
+from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, distil, start_heads
 from distillnet.cloud.views import shrink_all
 from distillnet.cloud.wanted import restricted
 
 RELEVANCE_PICTURES = 512
+COARSE = 128
 Lesson = Literal["distil", "labels", "none"]
 
 
@@ -43,12 +44,12 @@ class Settings:
     smaller: float = 8.7
     board: str = "x86-64"
     steps: int = 400
-    batch: int = 32
+    batch: int = 64
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What is computed once per application and seed."""
+    """What is computed once per application and seed. `coarse`: the task as the teacher sees it at `COARSE` pixels."""
 
     task: Task
     teacher: Teacher
@@ -59,6 +60,7 @@ class Ground:
     settings: Settings
     budget: LatencyBudget
     seed: int
+    coarse: Callable[[], Task]
 
     @property
     def most_weights(self) -> float:
@@ -81,7 +83,7 @@ class Outcome:
     curve: tuple[dict[str, float], ...] = ()
 
 
-def prepare(task: Task, teacher: Teacher, settings: Settings, seed: int) -> Ground:
+def prepare(task: Task, teacher: Teacher, settings: Settings, seed: int, coarse: Callable[[], Task]) -> Ground:
     """Fit the probe and render the lessons.
 
     Raises:
@@ -102,19 +104,28 @@ def prepare(task: Task, teacher: Teacher, settings: Settings, seed: int) -> Grou
     )
     probe = fit_probe(task.train.features, wanted, seed=seed)
     budget = LatencyBudget(boards.find(settings.board, Path()), settings.budget_ms)
-    return Ground(task, teacher, classifier, probe, wanted, lessons, settings, budget, seed)
+    return Ground(task, teacher, classifier, probe, wanted, lessons, settings, budget, seed, coarse)
 
 
 def _zero_shot(ground: Ground, advance: Advance) -> Outcome:
     task = ground.task
     scores = [restricted(part.logits, task.event_classes) for part in (task.val, task.unseen)]
-    return Outcome(_teacher_macs(ground), (scores[0], scores[1]))
+    return Outcome(_teacher_macs(ground, ground.teacher.resolution), (scores[0], scores[1]))
 
 
 def _probe(ground: Ground, advance: Advance) -> Outcome:
-    task = ground.task
-    scores = [_softmax(apply_probe(ground.probe, part.features)) for part in (task.val, task.unseen)]
-    return Outcome(_teacher_macs(ground), (scores[0], scores[1]))
+    return _probed(ground.probe, ground.task, _teacher_macs(ground, ground.teacher.resolution))
+
+
+def _coarse_probe(ground: Ground, advance: Advance) -> Outcome:
+    task = ground.coarse()
+    probe = fit_probe(task.train.features, ground.wanted, seed=ground.seed)
+    return _probed(probe, task, _teacher_macs(ground, COARSE))
+
+
+def _probed(probe: nn.Module, task: Task, macs: int) -> Outcome:
+    scores = [_softmax(apply_probe(probe, part.features)) for part in (task.val, task.unseen)]
+    return Outcome(macs, (scores[0], scores[1]))
 
 
 def _cut(criterion: Criterion, *, fresh: bool = False, events_only: bool = False, lesson: Lesson = "distil") -> "Arm":
@@ -169,8 +180,9 @@ Arm = Callable[[Ground, Advance], Outcome]
 
 ARMS: dict[str, tuple[Arm, str]] = {
     "core": (_cut("taylor"), "the essential core: cut where the application's loss says, refitted, then distilled"),
-    "zero-shot": (_zero_shot, "the teacher as it is, asked about the events; 128 px"),
-    "probe": (_probe, "a small classifier on the teacher's features; costs as much as the teacher; 128 px"),
+    "zero-shot": (_zero_shot, "the teacher as it is, asked about the events"),
+    "probe": (_probe, "a small classifier on the teacher's features; costs as much as the teacher"),
+    "probe-128": (_coarse_probe, f"the same where the teacher sees pictures of {COARSE} px only"),
     "magnitude": (_cut("magnitude"), "cut by the size of weights, which knows no application, then distilled"),
     "activation": (
         _cut("activation", lesson="labels"),
@@ -201,9 +213,7 @@ def _train(student: Classifier, ground: Ground, advance: Advance, lesson: Lesson
     recipe = Recipe(seconds=float("inf"), steps=ground.settings.steps, batch=ground.settings.batch)
     lessons = ground.lessons
     if lesson == "distil":
-        lessons = replace(
-            lessons, wanted=soften(ground.wanted, _softmax(apply_probe(ground.probe, ground.task.train.features)))
-        )
+        lessons = replace(lessons, wanted=_softmax(apply_probe(ground.probe, ground.task.train.features)))
     else:
         recipe = replace(recipe, logits_weight=0.0, features_weight=0.0)
     if isinstance(student.core, CoreNet) and student.core.fixed_norms:
@@ -232,8 +242,8 @@ def _slim_shape(ground: Ground) -> CoreShape:
     return shape
 
 
-def _teacher_macs(ground: Ground) -> int:
-    return network_macs(ground.classifier, ground.teacher.resolution)
+def _teacher_macs(ground: Ground, resolution: int) -> int:
+    return network_macs(ground.classifier, resolution)
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -175,13 +175,16 @@ def _arms() -> str:
 
 def _provenance(results: Sequence[Result]) -> str:
     last = results[-1]["provenance"]
-    seconds = sum(result["seconds"]["total"] for result in results)
+    seconds = sum(sum(result["seconds"].values()) for result in results)
+    trained = {result["provenance"]["trained_on"] for result in results}
+    timed = {result["engine"]["machine"] for result in results if "engine" in result}
     engines = {f"{r['engine']['engine']} ({r['engine']['kernels']})" for r in results if "engine" in r}
     return (
         f"\n## Provenance\n\n{len(results)} jobs, {seconds / 60:.0f} minutes in all, last {last['created']}, revision "
-        f"`{last['revision']}`; {last['machine']}, torch {last['torch']} on {last['threads']} threads; latency: median "
-        f"of one thread, {', '.join(sorted(engines)) or 'no export'}, beside whatever else the machine did. Teacher "
-        f"`{last['teacher']['source']}` at {last['teacher']['resolution']} px. Data `{last['data'][:23]}…`.\n"
+        f"`{last['revision']}`; trained on {', '.join(sorted(trained))}, torch {last['torch']}; latency: median of "
+        f"one thread on {', '.join(sorted(timed)) or 'no machine'}, {', '.join(sorted(engines)) or 'no export'}, "
+        f"beside whatever else the machine did. Teacher `{last['teacher']['source']}` at {last['teacher']['resolution']} px. "
+        f"Data `{last['data'][:23]}…`.\n"
     )
 
 

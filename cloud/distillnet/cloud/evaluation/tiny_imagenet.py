@@ -106,6 +106,13 @@ class Archive:
             outputs[wordnet] = len(events)
         return tuple(events), outputs
 
+    def labelled(self, application: str, split: str) -> tuple[NDArray[np.uint8], Ints]:
+        """Return a split's pictures uint8 (N, 64, 64, 3) RGB and outputs int64 (N,), as `load` orders them."""
+        outputs = self.outputs_of(application)[1]
+        pieces = [self.pictures(split, wordnet) for wordnet in outputs]
+        labels = np.repeat(np.array(list(outputs.values()), np.int64), [len(piece) for piece in pieces])
+        return np.concatenate(pieces), labels
+
 
 def load(archive: Archive, application: str, teacher: Teacher, cache: Path, steps: Steps) -> Task:
     """Load an application and ask the teacher about every picture, or take its answers from the cache."""
