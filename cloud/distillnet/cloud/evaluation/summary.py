@@ -183,8 +183,8 @@ def _provenance(results: Sequence[Result]) -> str:
         f"\n## Provenance\n\n{len(results)} jobs, {seconds / 60:.0f} minutes in all, last {last['created']}, revision "
         f"`{last['revision']}`; trained on {', '.join(sorted(trained))}, torch {last['torch']}; latency: median of "
         f"one thread on {', '.join(sorted(timed)) or 'no machine'}, {', '.join(sorted(engines)) or 'no export'}, "
-        f"beside whatever else the machine did. Teacher `{last['teacher']['source']}` at {last['teacher']['resolution']} px. "
-        f"Data `{last['data'][:23]}…`.\n"
+        f"beside whatever else the machine did. Teacher `{last['teacher']['source']}` at "
+        f"{last['teacher']['resolution']} px. Data `{last['data'][:23]}…`.\n"
     )
 
 
