@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from distillnet.cloud import accelerator
+from distillnet.cloud import accelerator, core
 from distillnet.cloud.checkpoint import Checkpoint
-from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
+from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, SameConv2d
 from distillnet.cloud.training import (
     PACE_STEPS,
     TRIAL_STEPS,
@@ -147,3 +147,20 @@ def test_a_cuda_device_trains_a_student_that_comes_back():
     material = lessons()
     decided = predict(net, material.pixels, 127.0, 128.0).argmax(1)
     assert (decided == material.wanted.argmax(1)).mean() > 0.9
+
+
+@pytest.mark.parametrize(("side", "kernel", "stride"), [(6, 5, 1), (6, 5, 2), (3, 3, 1), (7, 3, 2), (8, 5, 2)])
+def test_few_positions_are_convolved_by_channel_with_the_same_outputs_and_gradients(side, kernel, stride):
+    torch.manual_seed(0)
+    conv = SameConv2d(12, 12, kernel, stride, groups=12)
+    found = []
+    for few in (0, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core, "FEW_POSITIONS", few)
+            conv.zero_grad()
+            x = torch.randn(5, 12, side, side, generator=torch.Generator().manual_seed(1)).requires_grad_()
+            y = conv.convolve(x, conv.weight, torch.arange(12.0))
+            y.square().sum().backward()
+            found.append((y.detach(), x.grad, conv.weight.grad.clone()))
+    for usual, by_channel in zip(*found, strict=True):
+        torch.testing.assert_close(usual, by_channel, rtol=1e-4, atol=1e-4)

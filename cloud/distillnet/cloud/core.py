@@ -6,6 +6,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.05
+FEW_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class SameConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Do the same with other weights, and a bias."""
         kernel, stride = self.kernel_size[0], self.stride[0]
+        if x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= FEW_POSITIONS and self._learns_by_channel():
+            return _by_channel(x, weight, bias, stride)
         if kernel > 1:
             pads = [_same_pad(int(size), kernel, stride) for size in x.shape[-2:]]
             (top, bottom), (left, right) = pads
@@ -71,6 +75,34 @@ class SameConv2d(nn.Conv2d):
             x = F.pad(x, (left, right, top, bottom))
         y: Tensor = F.conv2d(x, weight, bias, stride, 0, 1, self.groups)
         return y
+
+    def _learns_by_channel(self) -> bool:
+        return self.groups == self.in_channels > 1 and self.training and torch.is_grad_enabled()
+
+
+def _by_channel(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolve each channel by itself, as one matrix product from its positions to those of the output.
+
+    For few positions that is several times quicker on a processor than the gradients of the usual way.
+    """
+    count, channels, height, width = x.shape
+    paths, size = _paths(height, width, weight.shape[-1], stride)
+    matrices = (weight.reshape(channels, -1) @ paths).reshape(channels, height * width, -1)
+    y = x.permute(1, 0, 2, 3).reshape(channels, count, height * width).contiguous() @ matrices
+    y.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]  # products of matrices that lie otherwise are done one by one
+    if bias is not None:
+        y = y + bias[:, None, None]
+    return y.reshape(channels, count, *size).permute(1, 0, 2, 3).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _paths(height: int, width: int, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """Return which weight leads from where to where, float32 (kernel², height · width · positions), and the size."""
+    one = torch.eye(height * width).reshape(height * width, 1, height, width)
+    (top, bottom), (left, right) = (_same_pad(size, kernel, stride) for size in (height, width))
+    padded = F.pad(one, (left, right, top, bottom))
+    found = F.conv2d(padded, torch.eye(kernel**2).reshape(-1, 1, kernel, kernel), stride=stride)
+    return found.transpose(0, 1).reshape(kernel**2, -1).contiguous(), (found.shape[2], found.shape[3])
 
 
 def _same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
