@@ -27,7 +27,8 @@ def write(directory: Path, facts: Facts) -> None:
     Args:
         directory: where to.
         facts: JSON-able; only `application` is required. Known keys: version, created, machine, threads,
-            student_bytes, teacher_bytes, student_latency_ms, teacher_latency_ms, speedup, budget_ms, macs, arena_bytes,
+            trained_on, student_bytes, teacher_bytes, student_latency_ms, teacher_latency_ms, speedup, budget_ms, macs,
+            arena_bytes,
             agreement, agreement_ci [low, high], agreement_n, int8_loss {float, int8, n},
             events [{name, classes, threshold, exit_threshold, recall, recall_ci, n}],
             baselines [{name, metric, value, ci_low, ci_high, n, split}],
@@ -68,6 +69,8 @@ def _header(facts: Facts) -> str:
     threads = facts.get("threads")
     if threads:
         line.append(f"{threads} thread{'s' if threads != 1 else ''}")
+    if facts.get("trained_on") not in (None, facts.get("machine")):
+        line.append(f"trained on {facts['trained_on']}")
     details = " · ".join(escape(str(part)) for part in line if part)
     events = ", ".join(escape(str(event["name"])) for event in facts.get("events") or [])
     lead = f'<p class="lead">A small network that knows: {events}.</p>' if events else ""

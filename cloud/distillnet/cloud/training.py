@@ -375,6 +375,7 @@ class _Material:
         x = torch.where(mirrored, x.flip(3), x) * contrast + light
         return x.contiguous(memory_format=accelerator.memory_format())
 
+    @torch.no_grad()
     def _early(self, chosen: Ints, chances: "_Chances", generator: np.random.Generator) -> Tensor:
         assert self._held is not None
         core, count = self._held.core, self._held.count
@@ -384,8 +385,7 @@ class _Material:
         places = chosen * self._versions + generator.integers(0, self._versions, len(chosen))
         stale = self._uses[places] == 0
         if stale.any():
-            with torch.no_grad():
-                made = core.early(self._augmented(chosen[stale], chances.of(stale)), count)
+            made = core.early(self._augmented(chosen[stale], chances.of(stale)), count)
             self._kept[torch.from_numpy(places[stale]).to(self._where)] = made.half()
             self._uses[places[stale]] = USES
         self._uses[places] -= 1
