@@ -73,7 +73,7 @@ void dn_u8_depthwise__avx512vnni(const dn_depthwise *d, const dn_act *const *row
  * Wide blocks are 64 channels in four vectors, dealt out by the unpack instructions as the pack instructions collect them
  * again: vector v holds channels 4 v .. 4 v + 3 of every 16. Narrow blocks are 16 channels in order. Packed weights:
  * [block][line][kx][row group][vector][16][4]. */
-enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, WIDE = 64, WORTH_WIDE = 33 };
+enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, WIDE = 64, WORTH_WIDE = 17 };
 
 static int lines_of(const dn_depthwise *d) { return d->stride_w == 1 ? 2 : 1; }
 
