@@ -22,9 +22,9 @@ _HEAD = """# Students that hear, on ESC-10
 
 `make eval-audio` writes this page. ESC-10, folds 1–4 (10 everyday sounds, 32 clips each of about 5 s), cross-validated:
 a student is trained on three folds and judged on the fourth. A clip's answer is the mean over its windows of about a
-second; digital silence is left out for everybody alike. Intervals are Wilson's, 95%. The teacher is YAMNet (float,
-LiteRT), the students are int8 in the engine. `home` and `outdoor` are two applications of five events each; the other
-five classes are never trained on.
+second; digital silence is left out for everybody alike. Intervals are Wilson's, 95%. The teacher is YAMNet as
+its `.tflite` is (float in and out, most weights int8), in LiteRT; the students are int8 in the engine. `home` and
+`outdoor` are two applications of five events each; the other five classes are never trained on.
 """
 
 
@@ -85,7 +85,7 @@ def _latency(jobs: dict[str, Any]) -> str:
         "network_ms_per_s": "of it the network",
         "front_end_from_48k_ms_per_s": "the front-end with resampling from 48 kHz",
         "teacher_ms_per_s": "YAMNet in LiteRT (XNNPACK), its front-end in its graph",
-        "ratio": "YAMNet / student",
+        "ratio": "YAMNet / student (bar: 20×)",
     }
     lines = [
         "## Latency per second of sound\n\n"
