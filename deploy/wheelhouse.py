@@ -32,24 +32,29 @@ def fetch(arch: str, python: str = PYTHON) -> Path:
     requirements = project["dependencies"] + [
         line for line in project["optional-dependencies"]["audio"] if line.startswith("sounddevice")
     ]
-    constraints = ROOT / "constraints.txt"
-    pins = hashlib.sha256("\n".join([*requirements, constraints.read_text()]).encode()).hexdigest()
+    pins = [*requirements, (ROOT / "constraints.txt").read_text()]
+    digest = hashlib.sha256("\n".join(pins).encode()).hexdigest()
     stamp = house / ".complete"
-    if stamp.exists() and stamp.read_text() == pins:
+    if stamp.exists() and stamp.read_text() == digest:
         return house
     for old in house.glob("*.whl"):
         old.unlink()
     stamp.unlink(missing_ok=True)
     house.mkdir(parents=True, exist_ok=True)
-    platforms = [f"manylinux_2_{minor}_{arch}" for minor in GLIBC_MINORS] + [f"manylinux2014_{arch}"]
-    command = [str(ROOT / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check", "download", "-qq"]
-    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, "-d", str(house)]
-    command += ["--abi", f"cp{python.replace('.', '')}", "--abi", "abi3", "--abi", "none", "-c", str(constraints)]
-    for platform in platforms:
-        command += ["--platform", platform]
-    subprocess.run([*command, *requirements], check=True)
-    stamp.write_text(pins)
+    subprocess.run([*pip("download", arch, python), "-d", str(house), *requirements], check=True)
+    stamp.write_text(digest)
     return house
+
+
+def pip(verb: str, arch: str, python: str = PYTHON) -> list[str]:
+    """The command line of pip's `download` or `install` with the wheels of another machine; say where and what."""
+    command = [str(ROOT / ".venv/bin/python"), "-m", "pip", "--disable-pip-version-check", verb, "-qq"]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    command += ["--abi", f"cp{python.replace('.', '')}", "--abi", "abi3", "--abi", "none"]
+    command += ["-c", str(ROOT / "constraints.txt")]
+    for platform in [f"manylinux_2_{minor}_{arch}" for minor in GLIBC_MINORS] + [f"manylinux2014_{arch}"]:
+        command += ["--platform", platform]
+    return command
 
 
 def main() -> None:

@@ -5,22 +5,18 @@ Short by default (one processor); `make test-arm` takes all three. The arm64 roo
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import arm_board
 import debian_archive
 import pytest
+import wheelhouse
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
 CPUS = os.environ.get("DISTILLNET_ARM_CPUS", "cortex-a72").split(",")
 ROOT = Path(__file__).parents[2]
-LIBRARIES = Path(sysconfig.get_paths()["purelib"])
-PURE = ("py", "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis", "sortedcontainers")
-PURE += ("_hypothesis_globals", "_hypothesis_ftz_detector", "attr", "attrs")
 DEVICE = [f"tests/proto/test_{name}.py" for name in ("archive", "card", "mqtt_contract", "strict")]
 DEVICE += [f"tests/device/test_{name}.py" for name in ("decide", "gate", "outbox")]
 DEVICE += [f"tests/engine/test_{name}.py" for name in ("preprocess", "frontend", "sound")]
@@ -95,9 +91,8 @@ def test_replay_of_a_sound_file_gives_the_same_event_lines(cpu: str, sound_stude
 @pytest.mark.skipif("DISTILLNET_ARM_CPUS" not in os.environ, reason="a minute and more: make test-arm")
 def test_the_devices_own_tests_pass_there(tmp_path: Path) -> None:
     """Those that need neither LiteRT, whose aarch64 build crashes in qemu 7.2, nor a broker."""
-    for name in PURE:
-        (source,) = [path for path in (LIBRARIES / name, LIBRARIES / f"{name}.py") if path.exists()]
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / source.name)
+    fetch = [*wheelhouse.pip("install", "aarch64"), "--target", str(tmp_path), "pytest", "hypothesis", "soundfile"]
+    subprocess.run(fetch, check=True)
     arguments = ["-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", *(str(ROOT / t) for t in DEVICE)]
     done = arm_board.run(*arguments, cpu=CPUS[0], program=PYTEST, also=tmp_path, timeout_s=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
