@@ -397,5 +397,5 @@ def test_hours_may_go_over_midnight(hours, clock, inside):
 
 @pytest.mark.parametrize("wrong", ["2:00", "25:00", "02:60", "night"])
 def test_hours_that_are_no_time_are_an_error(wrong):
-    with pytest.raises(ValidationError, match="pattern"):
+    with pytest.raises(ValidationError, match="written HH:MM"):
         UpdateSection(hours=[("01:00", wrong)])
