@@ -52,6 +52,12 @@ def test_a_student_learns_and_the_same_seed_and_steps_give_the_same_student(monk
     assert (decided == material.wanted.argmax(1)).mean() > 0.9
 
 
+def test_the_learning_curve_has_a_point_every_fifty_steps_where_nothing_is_checked():
+    net, away = student()
+    curve = distil(net, away, lessons(), Recipe(seconds=60, steps=60, batch=8), seed=0)
+    assert [point["step"] for point in curve] == [1, 51, 60]
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     checkpoint = Checkpoint(tmp_path, "key")
     net, away = student()

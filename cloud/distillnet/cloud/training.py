@@ -171,7 +171,7 @@ def distil(
     threads = torch.get_num_threads()
     # Sums differ by the number of threads, and a number of steps is to give the same student.
     pace = Pace(threads) if recipe.steps is None and where.type == "cpu" else None
-    last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1
+    last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1 if check else math.inf
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
     while True:
