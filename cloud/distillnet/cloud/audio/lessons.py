@@ -18,7 +18,7 @@ from distillnet.engine.frontend import LogMel
 from distillnet.engine.log_mel import Samples
 from distillnet.proto.card import AudioInput
 
-FRONT_END = AudioInput(  # 32 rows a window, which the front-end analyses sixteen side by side
+FRONT_END = AudioInput(
     window_samples=512,
     hop_samples=488,
     fft_samples=512,

@@ -20,7 +20,7 @@ from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import essential_core
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed, weights
 from distillnet.cloud.evaluation.tiny_imagenet import Task
-from distillnet.cloud.metrics import Floats
+from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.probe import apply_probe, fit_probe
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.rejection import one_hot
@@ -124,7 +124,7 @@ def _coarse_probe(ground: Ground, advance: Advance) -> Outcome:
 
 
 def _probed(probe: nn.Module, task: Task, macs: int) -> Outcome:
-    scores = [_softmax(apply_probe(probe, part.features)) for part in (task.val, task.unseen)]
+    scores = [softmax(apply_probe(probe, part.features)) for part in (task.val, task.unseen)]
     return Outcome(macs, (scores[0], scores[1]))
 
 
@@ -213,7 +213,7 @@ def _train(student: Classifier, ground: Ground, advance: Advance, lesson: Lesson
     recipe = Recipe(seconds=float("inf"), steps=ground.settings.steps, batch=ground.settings.batch)
     lessons = ground.lessons
     if lesson == "distil":
-        lessons = replace(lessons, wanted=_softmax(apply_probe(ground.probe, ground.task.train.features)))
+        lessons = replace(lessons, wanted=softmax(apply_probe(ground.probe, ground.task.train.features)))
     else:
         recipe = replace(recipe, logits_weight=0.0, features_weight=0.0)
     if isinstance(student.core, CoreNet) and student.core.fixed_norms:
@@ -244,8 +244,3 @@ def _slim_shape(ground: Ground) -> CoreShape:
 
 def _teacher_macs(ground: Ground, resolution: int) -> int:
     return network_macs(ground.classifier, resolution)
-
-
-def _softmax(logits: Floats) -> Floats:
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

@@ -63,8 +63,7 @@ class NetworkSound:
         """
         self._timeout_s = read_timeout_s
         self.rate_hz, channels, dtype = pcm_format(url)
-        is_pcm = url.partition("://")[0] in _PCM
-        self._source: _Bytes = _Socket(url, read_timeout_s) if is_pcm else _Ffmpeg(url)
+        self._source: _Bytes = _Socket(url, read_timeout_s) if _is_pcm(url) else _Ffmpeg(url)
         self._ring = Ring(int(RING_S * self.rate_hz))
         self._chunk = round(self.rate_hz * CHUNK_S)
         self._thread = threading.Thread(target=self._fill, args=(channels, dtype), name="sound", daemon=True)
@@ -107,6 +106,10 @@ def _mono(values: np.ndarray, channels: int) -> Samples:
     return wide[:, 0] if channels == 1 else wide.mean(axis=1, dtype=np.float32)
 
 
+def _is_pcm(url: str) -> bool:
+    return url.partition("://")[0] in _PCM
+
+
 def pcm_format(url: str) -> tuple[int, int, str]:
     """Return rate (Hz), channels and NumPy dtype of what a url streams; 16 kHz, mono, s16le where it does not say.
 
@@ -114,7 +117,7 @@ def pcm_format(url: str) -> tuple[int, int, str]:
         SoundError: the url of a PCM stream says something that is not understood.
 
     """
-    if url.partition("://")[0] not in _PCM:
+    if not _is_pcm(url):
         return RATE_HZ, 1, _FORMATS["s16le"]
     given = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
     where = f"stream {without_login(url)}"
