@@ -71,9 +71,10 @@ void dn_u8_depthwise__avx512vnni(const dn_depthwise *d, const dn_act *const *row
  * applies a column of a window. With stride 1 a tile serves two output rows: the second has its weights a row lower.
  *
  * Wide blocks are 64 channels in four vectors, dealt out by the unpack instructions as the pack instructions collect them
- * again: vector v holds channels 4 v .. 4 v + 3 of every 16. Narrow blocks are 16 channels in order. Packed weights:
+ * again: vector v holds channels 4 v .. 4 v + 3 of every 16. Paired blocks are the same of 32 channels twice, those of some
+ * output rows and of the rows below. Narrow blocks are 16 channels in order. Packed weights:
  * [block][line][kx][row group][vector][16][4]. */
-enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, WIDE = 64, WORTH_WIDE = 17 };
+enum { STRIP = 24, MAX_COLUMNS = 2 * STRIP + 3, WIDE = 64, PAIRED = 32, WORTH_PAIRING = 17 };
 
 static int lines_of(const dn_depthwise *d) { return d->stride_w == 1 ? 2 : 1; }
 
@@ -84,14 +85,20 @@ static int takes_window(const dn_depthwise *d, int32_t stride_h, int32_t dil_h) 
            (stride_h == 1 || stride_h == 2);
 }
 
-/* Whether the 64 channels from c on go together. Blocks do not straddle a multiple of 64: threads may begin there. */
-static bool wide_at(const dn_depthwise *d, size_t c) {
-    size_t channels = (size_t)d->channels;
-    if (c % WIDE != 0 || channels - c < WORTH_WIDE) return false;
-    for (size_t i = c; i < c + WIDE && i < channels; i += LANES)
-        if (mode_at(&d->requant, i) == EXACT) return false;
-    return true;
+/* How many channels go together from c on. Blocks do not straddle a multiple of 64: threads may begin there. */
+static size_t width_at(const dn_depthwise *d, size_t c) {
+    size_t left = (size_t)d->channels - c, width = left > PAIRED ? WIDE : PAIRED;
+    if (c % WIDE != 0 || left < WORTH_PAIRING) return LANES;
+    for (size_t i = c; i < c + width && i < (size_t)d->channels; i += LANES)
+        if (mode_at(&d->requant, i) == EXACT) return LANES;
+    return width;
 }
+
+/* Sets of output rows in a block so wide. */
+INLINE int sets_of(const int WIDTH) { return WIDTH == PAIRED ? 2 : 1; }
+
+/* Lanes of a block, sets of rows and all. */
+INLINE size_t lanes_of(size_t width) { return width == LANES ? LANES : WIDE; }
 
 static size_t window_bytes(const dn_depthwise *d) {
     size_t blocks = ((size_t)d->channels + WIDE - 1) / WIDE;
@@ -99,28 +106,28 @@ static size_t window_bytes(const dn_depthwise *d) {
 }
 
 /* `channels` of them, of a block; w: the first one's. */
-static void pack_block(const dn_depthwise *d, const int8_t *w, size_t channels, bool wide, int8_t *packed) {
-    size_t lines = (size_t)lines_of(d), groups = (size_t)groups_of(d), k = (size_t)d->k_h, vectors = wide ? 4 : 1;
+static void pack_block(const dn_depthwise *d, const int8_t *w, size_t channels, size_t width, int8_t *packed) {
+    size_t lines = (size_t)lines_of(d), groups = (size_t)groups_of(d), k = (size_t)d->k_h, lanes = lanes_of(width);
     for (size_t line = 0; line < lines; line++)
         for (size_t ky = 0; ky < k; ky++)
             for (size_t kx = 0; kx < k; kx++) {
                 const int8_t *from = w + (ky * k + kx) * (size_t)d->channels;
                 size_t row = ky + line;
-                int8_t *to = packed + ((line * k + kx) * groups + row / GROUP) * vectors * LANES * GROUP + row % GROUP;
-                for (size_t c = 0; c < channels; c++)
-                    to[(wide ? c % LANES / 4 * LANES + c / LANES * 4 + c % 4 : c) * GROUP] = from[c];
+                int8_t *to = packed + ((line * k + kx) * groups + row / GROUP) * lanes * GROUP + row % GROUP;
+                for (size_t i = 0; i < lanes; i++) {
+                    size_t at = lanes == WIDE ? i % LANES / 4 * LANES + i / LANES * 4 + i % 4 : i;
+                    if (i % width < channels) to[at * GROUP] = from[i % width];
+                }
             }
 }
 
 static void pack_window(const dn_depthwise *d, const int8_t *w, int8_t *packed) {
     size_t channels = (size_t)d->channels, each = (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
     memset(packed, 0, window_bytes(d));
-    for (size_t c = 0; c < channels;) {
-        bool wide = wide_at(d, c);
-        size_t block = wide ? WIDE : LANES;
-        pack_block(d, w + c, channels - c < block ? channels - c : block, wide, packed);
-        packed += each * block;
-        c += block;
+    for (size_t c = 0, width; c < channels; c += width) {
+        width = width_at(d, c);
+        pack_block(d, w + c, channels - c < width ? channels - c : width, width, packed);
+        packed += each * lanes_of(width);
     }
 }
 
@@ -130,8 +137,15 @@ typedef struct {
     size_t step[GROUP];
 } four_rows;
 
-INLINE void interleave_wide(const dn_act *const *at, dn_act *to) {
-    __m512i a = load(at[0]), b = load(at[1]), c = load(at[2]), d = load(at[3]);
+/* 64 bytes, or 32 and 32 of the set below. */
+INLINE __m512i beside(const int SETS, const dn_act *const *at) {
+    if (SETS == 1) return load(at[0]);
+    __m256i below = _mm256_loadu_si256((const __m256i *)(const void *)at[GROUP]);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)at[0])), below, 1);
+}
+
+INLINE void interleave_wide(const int SETS, const dn_act *const *at, dn_act *to) {
+    __m512i a = beside(SETS, at), b = beside(SETS, at + 1), c = beside(SETS, at + 2), d = beside(SETS, at + 3);
     __m512i ab_low = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
     __m512i cd_low = _mm512_unpacklo_epi8(c, d), cd_high = _mm512_unpackhi_epi8(c, d);
     _mm512_store_si512(to, _mm512_unpacklo_epi16(ab_low, cd_low));
@@ -140,17 +154,18 @@ INLINE void interleave_wide(const dn_act *const *at, dn_act *to) {
     _mm512_store_si512(to + 192, _mm512_unpackhi_epi16(ab_high, cd_high));
 }
 
-/* Columns [first, last) of the tile from the picture, the others of `columns` from padding. */
-INLINE void fill_tile(const bool WIDELY, const four_rows *rows, const dn_act *padding, int first, int last, int columns,
+/* Columns [first, last) of the tile from the picture, the others of `columns` from padding. rows: of each set. */
+INLINE void fill_tile(const int WIDTH, const four_rows *rows, const dn_act *padding, int first, int last, int columns,
                       size_t pitch, __m512i order, dn_act *tile) {
-    four_rows r = *rows;
+    const int ROWS = sets_of(WIDTH) * GROUP;
+    const dn_act *next[2 * GROUP], *at[2 * GROUP];
+    for (int k = 0; k < ROWS; k++) next[k] = rows[k / GROUP].at[k % GROUP];
     for (int i = 0; i < columns; i++, tile += pitch) {
         bool inside = i >= first && i < last;
-        const dn_act *at[GROUP];
-        for (int k = 0; k < GROUP; k++) at[k] = inside ? r.at[k] : padding;
-        if (WIDELY) interleave_wide(at, tile);
-        else _mm512_store_si512(tile, column(GROUP, at, 0, order));
-        for (int k = 0; k < GROUP && inside; k++) r.at[k] += r.step[k];
+        for (int k = 0; k < ROWS; k++) at[k] = inside ? next[k] : padding;
+        if (WIDTH == LANES) _mm512_store_si512(tile, column(GROUP, at, 0, order));
+        else interleave_wide(sets_of(WIDTH), at, tile);
+        for (int k = 0; k < ROWS && inside; k++) next[k] += rows[k / GROUP].step[k % GROUP];
     }
 }
 
@@ -175,12 +190,12 @@ INLINE void deal(__m512i v[4]) {
     v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
 }
 
-static block block_at(const dn_depthwise *d, size_t c, bool wide, const int8_t *w) {
+static block block_at(const dn_depthwise *d, size_t c, size_t width, const int8_t *w) {
     const dn_requant *r = &d->requant;
-    size_t left = (size_t)d->channels - c, width = wide ? WIDE : LANES;
+    size_t left = (size_t)d->channels - c;
     block b = {.w = w, .how = mode_at(r, c), .f = finish_at(r), .centre = _mm512_set1_epi32(r->centre),
                .width = (int)(left < width ? left : width)};
-    if (!wide) {
+    if (width == LANES) {
         b.bias[0] = load(r->bias + c);
         b.s = scale_at(r, c);
         if (b.how != EXACT) b.q[0] = quick_at(&r->quick[c / LANES]);
@@ -188,8 +203,9 @@ static block block_at(const dn_depthwise *d, size_t c, bool wide, const int8_t *
     }
     __m512i scales[4], nudges[4];
     for (size_t v = 0; v < 4; v++) {
-        b.bias[v] = load(r->bias + c + v * LANES);
-        quick q = quick_at(&r->quick[c / LANES + v]);
+        size_t from = c + v * LANES % width;
+        b.bias[v] = load(r->bias + from);
+        quick q = quick_at(&r->quick[from / LANES]);
         scales[v] = _mm512_castps_si512(q.scale);
         nudges[v] = q.nudge;
     }
@@ -200,9 +216,14 @@ static block block_at(const dn_depthwise *d, size_t c, bool wide, const int8_t *
     return b;
 }
 
-/* P output pixels of a wide block, in LINES rows. */
-INLINE void wide_pixels(const int K, const int STRIDE, const int LINES, const int P, const block *b, const dn_act *tile,
-                        dn_act *out, size_t channels, size_t row) {
+/* Where output goes: how far it is to the next pixel, to the next row, and to the next set of rows. */
+typedef struct {
+    size_t channels, row, below;
+} pitches;
+
+/* P output pixels of a wide or paired block, in LINES rows of each set. */
+INLINE void wide_pixels(const int K, const int STRIDE, const int LINES, const int SETS, const int P, const block *b,
+                        const dn_act *tile, dn_act *out, const pitches *to) {
     const int GROUPS = (K + (STRIDE == 1) + 3) / 4;
     __m512i sum[2][4][4];
     UNROLL
@@ -239,13 +260,16 @@ INLINE void wide_pixels(const int K, const int STRIDE, const int LINES, const in
                 UNROLL
                 for (int v = 0; v < 4; v++) s[v] = requantise_signed(s[v], &b->q[v]);
             }
-            store_row(out + (size_t)l * row + (size_t)p * channels, b->width, narrow_lanes(s[0], s[1], s[2], s[3], &b->f));
+            dn_act *pixel = out + (size_t)l * to->row + (size_t)p * to->channels;
+            __m512i bytes = narrow_lanes(s[0], s[1], s[2], s[3], &b->f);
+            if (SETS == 1) store_row(pixel, b->width, bytes);
+            else store_two(pixel, to->below, b->width, bytes);
         }
 }
 
 /* Four output pixels of a narrow block, in LINES rows; or one, and nonsense for the rest, which is not stored. */
 INLINE void narrow_pixels(const int K, const int STRIDE, const int LINES, const bool one, const block *b, const dn_act *tile,
-                          dn_act *out, size_t channels, size_t row) {
+                          dn_act *out, const pitches *to) {
     const int GROUPS = (K + (STRIDE == 1) + 3) / 4, P = one ? 1 : 4;
     UNROLL
     for (int l = 0; l < LINES; l++) {
@@ -269,27 +293,31 @@ INLINE void narrow_pixels(const int K, const int STRIDE, const int LINES, const 
             for (int p = 0; p < P; p++) s[p] = _mm512_sub_epi32(requantise(s[p], &b->s), b->centre);
         }
         __m512i four = narrow(s[0], s[1], s[2], s[3], &b->f);
-        if (one) store_row(out + (size_t)l * row, b->width, four);
-        else store_four(out + (size_t)l * row, channels, b->width, four);
+        if (one) store_row(out + (size_t)l * to->row, b->width, four);
+        else store_four(out + (size_t)l * to->row, to->channels, b->width, four);
     }
 }
 
-/* Up to STRIP pixels of LINES rows. A last group of pixels that is short starts earlier. */
-INLINE void strip_pixels(const int K, const int STRIDE, const int LINES, const bool WIDELY, const block *b, const dn_act *tile,
-                         int pixels, dn_act *out, size_t channels, size_t row) {
-    const int GROUPS = (K + (STRIDE == 1) + 3) / 4, P = WIDELY ? 4 / LINES : 4;
-    const size_t pitch = (size_t)(STRIDE * GROUPS * (WIDELY ? 4 : 1)) * 64;
+/* P pixels, or one. */
+INLINE void pixels_at(const int K, const int STRIDE, const int LINES, const int WIDTH, const int P, const block *b,
+                      const dn_act *tile, dn_act *out, const pitches *to) {
+    if (WIDTH == LANES) narrow_pixels(K, STRIDE, LINES, P == 1, b, tile, out, to);
+    else wide_pixels(K, STRIDE, LINES, sets_of(WIDTH), P, b, tile, out, to);
+}
+
+/* Up to STRIP pixels of LINES rows of each set. A last group of pixels that is short starts earlier. */
+INLINE void strip_pixels(const int K, const int STRIDE, const int LINES, const int WIDTH, const block *b, const dn_act *tile,
+                         int pixels, dn_act *out, const pitches *to) {
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4, P = WIDTH == LANES ? 4 : 4 / LINES;
+    const size_t pitch = (size_t)(STRIDE * GROUPS * GROUP) * lanes_of(WIDTH);
     if (pixels < P) {
-        for (int x = 0; x < pixels; x++) {
-            if (WIDELY) wide_pixels(K, STRIDE, LINES, 1, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
-            else narrow_pixels(K, STRIDE, LINES, true, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
-        }
+        for (int x = 0; x < pixels; x++)
+            pixels_at(K, STRIDE, LINES, WIDTH, 1, b, tile + (size_t)x * pitch, out + (size_t)x * to->channels, to);
         return;
     }
     for (int x = 0; x < pixels; x += P) {
         if (x + P > pixels) x = pixels - P;
-        if (WIDELY) wide_pixels(K, STRIDE, LINES, P, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
-        else narrow_pixels(K, STRIDE, LINES, false, b, tile + (size_t)x * pitch, out + (size_t)x * channels, channels, row);
+        pixels_at(K, STRIDE, LINES, WIDTH, P, b, tile + (size_t)x * pitch, out + (size_t)x * to->channels, to);
     }
 }
 
@@ -305,60 +333,60 @@ INLINE four_rows rows_at(const dn_depthwise *d, const dn_picture *p, const dn_ac
 }
 
 /* One block of channels, output rows [from, to). */
-INLINE void window_block(const int K, const int STRIDE, const bool WIDELY, const dn_depthwise *d, const dn_picture *p,
+INLINE void window_block(const int K, const int STRIDE, const int WIDTH, const dn_depthwise *d, const dn_picture *p,
                          const dn_act *picture, int from, int to, size_t c, const int8_t *w, dn_act *out) {
-    const int GROUPS = (K + (STRIDE == 1) + 3) / 4;
-    const size_t pitch = WIDELY ? 256 : 64;
-    _Alignas(64) dn_act tile[MAX_COLUMNS * 2 * (WIDELY ? 256 : 64)];
+    const int GROUPS = (K + (STRIDE == 1) + 3) / 4, SETS = sets_of(WIDTH);
+    const size_t pitch = GROUP * lanes_of(WIDTH);
+    _Alignas(64) dn_act tile[MAX_COLUMNS * 2 * GROUP * (WIDTH == LANES ? LANES : WIDE)];
     _Alignas(64) dn_act padding[64];
     memset(padding, p->zero, sizeof padding);
     const __m512i order = interleave_order();
-    block b = block_at(d, c, WIDELY, w);
+    block b = block_at(d, c, WIDTH, w);
     size_t channels = (size_t)d->channels, row = (size_t)p->out_width * channels;
-    for (int y = from; y < to;) {
-        int lines = STRIDE == 1 && y + 2 <= to ? 2 : 1;
+    for (int y = from, lines, below; y < to; y += lines + below) {
+        lines = STRIDE == 1 && to - y > SETS ? 2 : 1;
+        below = SETS == 1 ? 0 : to - y < 2 * lines ? to - y - lines : lines; /* near the end sets overlap */
+        pitches next = {channels, row, (size_t)below * row};
         for (int x = 0; x < p->out_width; x += STRIP) {
             int pixels = p->out_width - x < STRIP ? p->out_width - x : STRIP, columns = (pixels - 1) * STRIDE + K;
-            int left = x * STRIDE - p->pad_left, first = left < 0 ? -left : 0;
+            int left = x * STRIDE - p->pad_left, first = left < 0 ? -left : 0, top = y * STRIDE - p->pad_top;
             for (int g = 0; g < GROUPS; g++) {
-                four_rows r = rows_at(d, p, picture, y * STRIDE - p->pad_top + g * GROUP, left + first, c, padding);
-                fill_tile(WIDELY, &r, padding, first, p->width - left, columns, pitch * (size_t)GROUPS, order,
+                four_rows r[2];
+                for (int set = 0; set < SETS; set++)
+                    r[set] = rows_at(d, p, picture, top + set * below * STRIDE + g * GROUP, left + first, c, padding);
+                fill_tile(WIDTH, r, padding, first, p->width - left, columns, pitch * (size_t)GROUPS, order,
                           tile + (size_t)g * pitch);
             }
             dn_act *to_x = out + (size_t)(y - from) * row + (size_t)x * channels + c;
-            if (lines == 2) strip_pixels(K, STRIDE, 2, WIDELY, &b, tile, pixels, to_x, channels, row);
-            else strip_pixels(K, STRIDE, 1, WIDELY, &b, tile, pixels, to_x, channels, row);
+            if (lines == 2) strip_pixels(K, STRIDE, 2, WIDTH, &b, tile, pixels, to_x, &next);
+            else strip_pixels(K, STRIDE, 1, WIDTH, &b, tile, pixels, to_x, &next);
         }
-        y += lines;
     }
 }
 
-#define WINDOW(K, STRIDE)                                                                                                 \
-    static void window_wide_##K##x##K##s##STRIDE(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, \
-                                                 int to, size_t c, const int8_t *w, dn_act *out) {                        \
-        window_block(K, STRIDE, true, d, p, picture, from, to, c, w, out);                                                \
-    }                                                                                                                     \
-    static void window_narrow_##K##x##K##s##STRIDE(const dn_depthwise *d, const dn_picture *p, const dn_act *picture,     \
-                                                   int from, int to, size_t c, const int8_t *w, dn_act *out) {            \
-        window_block(K, STRIDE, false, d, p, picture, from, to, c, w, out);                                               \
+#define WINDOW(K, STRIDE, WIDTH)                                                                                        \
+    static void window_##K##x##K##s##STRIDE##_##WIDTH(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, \
+                                                      int from, int to, size_t c, const int8_t *w, dn_act *out) {       \
+        window_block(K, STRIDE, WIDTH, d, p, picture, from, to, c, w, out);                                             \
     }
-WINDOW(3, 1) WINDOW(3, 2) WINDOW(5, 1) WINDOW(5, 2)
+#define WINDOWS(K, STRIDE) WINDOW(K, STRIDE, 16) WINDOW(K, STRIDE, 32) WINDOW(K, STRIDE, 64)
+WINDOWS(3, 1) WINDOWS(3, 2) WINDOWS(5, 1) WINDOWS(5, 2)
+#undef WINDOWS
 #undef WINDOW
 
 static void run_window(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to,
                                      size_t first, size_t last, dn_act *out) {
     typedef void (*kernel)(const dn_depthwise *d, const dn_picture *p, const dn_act *picture, int from, int to, size_t c,
                            const int8_t *w, dn_act *out);
-    static const kernel kernels[2][2][2] = {{{window_narrow_3x3s1, window_wide_3x3s1}, {window_narrow_3x3s2, window_wide_3x3s2}},
-                                            {{window_narrow_5x5s1, window_wide_5x5s1}, {window_narrow_5x5s2, window_wide_5x5s2}}};
+    static const kernel kernels[2][2][3] = {
+        {{window_3x3s1_16, window_3x3s1_32, window_3x3s1_64}, {window_3x3s2_16, window_3x3s2_32, window_3x3s2_64}},
+        {{window_5x5s1_16, window_5x5s1_32, window_5x5s1_64}, {window_5x5s2_16, window_5x5s2_32, window_5x5s2_64}}};
     size_t each = (size_t)(lines_of(d) * d->k_w * groups_of(d) * GROUP);
     const int8_t *w = d->packed + first * each;
-    for (size_t c = first; c < last;) {
-        bool wide = wide_at(d, c);
-        size_t channels = wide ? WIDE : LANES;
-        kernels[d->k_h == 5][d->stride_w == 2][wide](d, p, picture, from, to, c, w, out);
-        w += each * channels;
-        c += channels;
+    for (size_t c = first, width; c < last; c += width) {
+        width = width_at(d, c);
+        kernels[d->k_h == 5][d->stride_w == 2][width / PAIRED](d, p, picture, from, to, c, w, out);
+        w += each * lanes_of(width);
     }
 }
 
