@@ -212,6 +212,17 @@ def test_the_page_shows_an_arm_at_every_budget(tmp_path: Path) -> None:
     assert page.index("| core | 1 | 24.0 | 512 | 0.300 | 16.7× |") < page.index("| core | 0.25 | 24.0 |")
 
 
+def test_sizes_are_of_cores_that_others_are_compared_with(tmp_path: Path) -> None:
+    results = [_result("core", 0, 0.8, budget=1.0), _result("core", 0, 0.7), _result("magnitude", 0, 0.6)]
+    results[0]["settings"]["smaller"] = 2.0
+    sizes = [{"bytes": size, "teacher_bytes": 4000, "int8": results[0]["float"]} for size in (2000, 500, 500)]
+    cost = {"latency_ms": 0.3, "teacher_litert_ms": 5.0}
+    summary.write([r | size | cost for r, size in zip(results, sizes, strict=True)], tmp_path / "page.md", "r.json")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| core | 1 |" in page
+    assert "- 8.0× smaller than the int8 teacher" in page
+
+
 def test_the_page_never_mixes_settings(tmp_path: Path) -> None:
     summary.write([_result("core", 0, 0.9, steps=99), _result("core", 0, 0.7)], tmp_path / "page.md", "results.json")
     assert "0.900" not in (tmp_path / "page.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ shown the same view. Losses are means over the batch, never per class.
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -102,10 +102,10 @@ class ThrowAwayHead(nn.Module):
         self.frozen = copy.deepcopy(teacher_classifier).requires_grad_(False) if teacher_classifier else None
         self.adapt = nn.Linear(into, teacher_classifier.in_features if teacher_classifier else classes)
 
-    def forward(self, features: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return (teacher features or None, teacher logits)."""
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Return the teacher's logits and, where it is no black box, its features."""
         adapted = self.adapt(features)
-        return (adapted, self.frozen(adapted)) if self.frozen is not None else (None, adapted)
+        return (self.frozen(adapted), adapted) if self.frozen is not None else (adapted,)
 
 
 def balanced(wanted: Floats, strength: float = 0.5) -> NDArray[np.float64]:
@@ -168,9 +168,12 @@ def distil(
         generator.bit_generator.state = resume_from["generator"]
         curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
         advance(step if recipe.steps else spent)
+    learning = _Forward(student, throw_away, held)
+    forward: Callable[[Tensor], Any] = learning
     threads = torch.get_num_threads()
     # Sums differ by the number of threads, and a number of steps is to give the same student.
     pace = Pace(threads) if recipe.steps is None and where.type == "cpu" else None
+    begun_at = step
     last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1 if check else math.inf
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
@@ -181,8 +184,10 @@ def distil(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * group["factor"] * _schedule(done)
         batch = material.draw(recipe.batch, generator)
-        felt = held.core.late(batch.x, held.count) if held else student.core(batch.x)
-        loss = _loss(student.classify(felt), throw_away(felt), batch, material.deviation, recipe)
+        if step == begun_at:
+            forward = accelerator.replayed(learning, batch.x)
+        outputs, *guessed = forward(batch.x)
+        loss = _loss(outputs, guessed, batch, material.deviation, recipe)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(both.parameters(), 5.0)
@@ -225,6 +230,18 @@ class _Held:
 
     core: CoreNet
     count: int
+
+
+class _Forward(nn.Module):
+    """What learns, in one: a batch's x to the student's K+1 logits and what the throw-away head gives."""
+
+    def __init__(self, student: Classifier, throw_away: ThrowAwayHead, held: _Held | None) -> None:
+        super().__init__()
+        self._student, self._throw_away, self._held = student, throw_away, held
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        felt: Tensor = self._held.core.late(x, self._held.count) if self._held else self._student.core(x)
+        return (self._student.classify(felt), *self._throw_away(felt))
 
 
 def _hold_still(student: Classifier) -> _Held | None:
@@ -432,16 +449,16 @@ def _shift(pixels: Tensor, down: int, right: int) -> Tensor:
 
 
 def _loss(
-    outputs: Tensor, guessed: tuple[Tensor | None, Tensor], batch: _Batch, deviation: Tensor | None, recipe: Recipe
+    outputs: Tensor, guessed: Sequence[Tensor], batch: _Batch, deviation: Tensor | None, recipe: Recipe
 ) -> Tensor:
     """Compare K+1 logits, and the throw-away head's features and logits, with a batch's answers."""
     loss = -(batch.wanted * F.log_softmax(outputs, 1)).sum(1).mean() * recipe.wanted_weight
-    features, logits = guessed
+    logits, *features = guessed
     heat = recipe.logits_temperature
     divergence = F.kl_div(F.log_softmax(logits / heat, 1), F.softmax(batch.logits / heat, 1), reduction="batchmean")
     loss = loss + recipe.logits_weight * heat * divergence
-    if features is not None and batch.features is not None and deviation is not None:
-        loss = loss + recipe.features_weight * ((features - batch.features) / deviation).square().mean()
+    if features and batch.features is not None and deviation is not None:
+        loss = loss + recipe.features_weight * ((features[0] - batch.features) / deviation).square().mean()
     return loss
 
 

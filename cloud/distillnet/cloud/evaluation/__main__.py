@@ -22,7 +22,10 @@ def _command(
     arms: str = typer.Option("", help="separated by commas [default: all]"),
     seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
     steps: int = typer.Option(400, min=1, help="of training, the same for every arm"),
-    budget_ms: float = typer.Option(0.29, min=0.001, help="milliseconds a student may take, by the board's table"),
+    budget_ms: float = typer.Option(0.25, min=0.001, help="milliseconds a student may take, by the board's table"),
+    smaller: float = typer.Option(
+        9.1, min=1.0, help="how many times fewer weights than the teacher a student has at least"
+    ),
     board: str = typer.Option("x86-64", help="whose table"),
     resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
     quick: bool = typer.Option(False, "--quick", help="one application, one seed: some 20 minutes of a core"),
@@ -67,7 +70,7 @@ def _command(
         applications=applications.split(","),
         arms=chosen,
         seeds=range(seeds),
-        settings=Settings(resolution=resolution, steps=steps, budget_ms=budget_ms, board=board),
+        settings=Settings(resolution=resolution, steps=steps, budget_ms=budget_ms, smaller=smaller, board=board),
         minutes=minutes,
         cache=cache_directory(),
         steps=Steps(),

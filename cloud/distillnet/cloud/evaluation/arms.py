@@ -40,8 +40,8 @@ class Settings:
     """What all arms share."""
 
     resolution: int = 96
-    budget_ms: float = 0.29
-    smaller: float = 8.7
+    budget_ms: float = 0.25
+    smaller: float = 9.1
     board: str = "x86-64"
     steps: int = 400
     batch: int = 64

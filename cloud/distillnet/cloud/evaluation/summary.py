@@ -63,7 +63,7 @@ def _latest_settings(results: Sequence[Result]) -> list[Result]:
 
 
 def _but_budget(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "budget_ms"}
+    return {name: value for name, value in settings.items() if name not in ("budget_ms", "smaller")}
 
 
 def _application(name: str, results: Sequence[Result]) -> str:
@@ -103,7 +103,8 @@ def _verdict(results: Sequence[Result]) -> str:
         if pairs:
             gains = [_points_between(_best(core), _best(other)) for core, other in pairs]
             lines.append(f"- {_signed(gains)} over **{arm}** ({len(pairs)} run{'s' if len(pairs) > 1 else ''})")
-    timed = [core for core in cores.values() if "int8" in core]
+    compared = {result["settings"]["budget_ms"] for result in results if result["arm"] != "core"}
+    timed = [core for core in cores.values() if "int8" in core and core["settings"]["budget_ms"] in compared]
     if timed:
         lines.append(
             f"- {_signed([_points_between(core['int8'], core['float']) for core in timed])}: int8 against float"
