@@ -2,11 +2,10 @@
  * `Model` has a lock of its own, taken after the interpreter's is given up, so threads queue instead of colliding. */
 #include <Python.h>
 #include <pythread.h>
-#include <time.h>
 
 #include "distillnet.h"
-#include "image.h"
 #include "module_frontend.h"
+#include "module_view.h"
 
 typedef struct {
     PyObject_HEAD
@@ -15,7 +14,7 @@ typedef struct {
 } Model;
 
 typedef struct {
-    PyObject *model_error, *unsupported_error;
+    PyObject *model_error, *unsupported_error, *view_type;
 } state;
 
 static const char *type_name(dn_type type) {
@@ -90,68 +89,25 @@ static PyObject *model_run(Model *self, PyObject *args) {
     return NULL;
 }
 
-static double ms_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
-
-/* The frame in a buffer; false when its size is not that of its sides and layout. */
-static int set_frame(dn_image *image, const Py_buffer *frame, int layout) {
-    size_t pixel_halves = layout == DN_BGR_FRAME ? 6 : layout == DN_YUYV_FRAME ? 4 : 3; /* bytes, doubled: NV12 has 1.5 */
-    image->frame = frame->buf;
-    image->layout = (dn_layout)layout;
-    if (layout < DN_BGR_FRAME || layout > DN_NV12_FRAME || image->height < 1 || image->width < 1) return 0;
-    image->stride = (size_t)image->width * (layout == DN_NV12_FRAME ? 1 : pixel_halves / 2);
-    return (size_t)frame->len == (size_t)image->height * (size_t)image->width * pixel_halves / 2;
-}
-
-/* One frame, all its zones: `boxes` int32 (zones, 5): left, top, right, bottom, area; `output` int8 (zones, …). */
+/* One frame, all its zones, into scores, float32 (zones, n); see module_view.h. */
 static PyObject *model_look(Model *self, PyObject *args) {
-    Py_buffer frame, boxes, table, tensor, output;
-    dn_image image;
-    int colour, layout;
-    if (!PyArg_ParseTuple(args, "y*i(ii)y*(ii)iy*w*w*", &frame, &layout, &image.height, &image.width, &boxes,
-                          &image.out_height, &image.out_width, &colour, &table, &tensor, &output))
-        return NULL;
-    PyObject *result = NULL;
-    size_t zones = (size_t)boxes.len / (5 * sizeof(int32_t)), channels = colour == DN_GREY ? 1 : 3;
-    if (!set_frame(&image, &frame, layout) || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
-        colour > DN_GREY || table.len != 256 ||
-        (size_t)tensor.len != (size_t)image.out_height * (size_t)image.out_width * channels || zones < 1 ||
-        (size_t)boxes.len != zones * 5 * sizeof(int32_t) || (size_t)output.len % zones != 0) {
-        PyErr_SetString(PyExc_ValueError, "sizes of frame, boxes, table, tensor or output do not fit each other");
-        goto finally;
-    }
-    image.colour = (dn_colour)colour;
-    image.table = table.buf;
+    Py_buffer frame, scores;
+    PyObject *view;
+    const state *s = PyType_GetModuleState(Py_TYPE((PyObject *)self));
+    if (!PyArg_ParseTuple(args, "y*O!w*:look", &frame, (PyTypeObject *)s->view_type, &view, &scores)) return NULL;
     dn_error error = {.status = DN_OK};
-    dn_status status = DN_OK;
-    double prepare_ms = 0, run_ms = 0, then, now;
-    size_t each = (size_t)output.len / zones;
+    dn_view_times times;
+    dn_status status;
     Py_BEGIN_ALLOW_THREADS
     PyThread_acquire_lock(self->lock, WAIT_LOCK);
-    now = ms_now();
-    for (size_t zone = 0; zone < zones && status == DN_OK && error.status == DN_OK; zone++) {
-        const int32_t *box = (const int32_t *)boxes.buf + 5 * zone;
-        image.left = box[0], image.top = box[1], image.right = box[2], image.bottom = box[3], image.area = box[4];
-        if (dn_image_tensor(&image, tensor.buf, &error) != DN_OK) break;
-        then = now, now = ms_now(), prepare_ms += now - then;
-        status = dn_model_run(self->model, tensor.buf, (size_t)tensor.len, (char *)output.buf + zone * each, each);
-        then = now, now = ms_now(), run_ms += now - then;
-    }
+    status = dn_view_run(view, self->model, &frame, &scores, &times, &error);
     PyThread_release_lock(self->lock);
     Py_END_ALLOW_THREADS
-    if (error.status != DN_OK) raise_load_error(Py_TYPE((PyObject *)self), &error);
-    else if (status != DN_OK) PyErr_SetString(PyExc_ValueError, "tensor and output must have exactly the model's sizes");
-    else result = Py_BuildValue("dd", prepare_ms, run_ms);
-finally:
     PyBuffer_Release(&frame);
-    PyBuffer_Release(&boxes);
-    PyBuffer_Release(&table);
-    PyBuffer_Release(&tensor);
-    PyBuffer_Release(&output);
-    return result;
+    PyBuffer_Release(&scores);
+    if (status == DN_OK) return Py_BuildValue("dd", times.prepare_ms, times.run_ms);
+    PyErr_SetString(status == DN_NO_MEMORY ? PyExc_MemoryError : PyExc_ValueError, error.text);
+    return NULL;
 }
 
 static PyObject *describe(const dn_tensor_info *t) {
@@ -237,55 +193,18 @@ static PyObject *kernel_names(PyObject *self, PyObject *unused) {
     return list;
 }
 
-static PyObject *image_tensor(PyObject *module, PyObject *args) {
-    Py_buffer frame, table, tensor;
-    dn_image image;
-    int colour, layout;
-    if (!PyArg_ParseTuple(args, "y*i(ii)(iiii)(ii)piy*w*", &frame, &layout, &image.height, &image.width, &image.left,
-                          &image.top, &image.right, &image.bottom, &image.out_height, &image.out_width, &image.area, &colour,
-                          &table, &tensor))
-        return NULL;
-    PyObject *result = NULL;
-    size_t bytes = (size_t)image.out_height * (size_t)image.out_width * (colour == DN_GREY ? 1 : 3);
-    dn_error error;
-    if (!set_frame(&image, &frame, layout) || image.out_height < 1 || image.out_width < 1 || colour < DN_BGR ||
-        colour > DN_GREY || table.len != 256 || (size_t)tensor.len != bytes) {
-        PyErr_SetString(PyExc_ValueError, "sizes of frame, table or tensor do not fit each other");
-        goto finally;
-    }
-    image.colour = (dn_colour)colour;
-    image.table = table.buf;
-    Py_BEGIN_ALLOW_THREADS
-    dn_image_tensor(&image, tensor.buf, &error);
-    Py_END_ALLOW_THREADS
-    if (error.status == DN_OK) result = Py_NewRef(Py_None);
-    else PyErr_SetString(error.status == DN_NO_MEMORY ? PyExc_MemoryError : ((state *)PyModule_GetState(module))->model_error,
-                         error.text);
-finally:
-    PyBuffer_Release(&frame);
-    PyBuffer_Release(&table);
-    PyBuffer_Release(&tensor);
-    return result;
-}
-
-/* The shares that int8 logits have of the sum of their weights, in double precision; see the .pyi. */
+/* See the .pyi. */
 static PyObject *shares(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer logits, weights, out;
-    if (!PyArg_ParseTuple(args, "y*y*w*", &logits, &weights, &out)) return NULL;
-    const int8_t *logit = logits.buf;
-    const double *weight = weights.buf;
-    float *share = out.buf;
-    int fits = logits.len > 0 && weights.len == 256 * (Py_ssize_t)sizeof *weight && out.len == logits.len * (Py_ssize_t)sizeof *share;
-    if (fits) {
-        int top = logit[0];
-        for (Py_ssize_t i = 1; i < logits.len; i++) top = logit[i] > top ? logit[i] : top;
-        double total = 0;
-        for (Py_ssize_t i = 0; i < logits.len; i++) total += weight[top - logit[i]];
-        for (Py_ssize_t i = 0; i < logits.len; i++) share[i] = (float)(weight[top - logit[i]] / total);
-    } else {
-        PyErr_SetString(PyExc_ValueError, "logits must be int8 (n,), weights float64 (256,), shares float32 (n,)");
-    }
+    Py_ssize_t n;
+    if (!PyArg_ParseTuple(args, "y*ny*w*", &logits, &n, &weights, &out)) return NULL;
+    int fits = n > 0 && logits.len > 0 && logits.len % n == 0 && weights.len == 256 * (Py_ssize_t)sizeof(double) &&
+               out.len == logits.len * (Py_ssize_t)sizeof(float);
+    for (Py_ssize_t at = 0; fits && at < logits.len; at += n)
+        dn_share_out((const int8_t *)logits.buf + at, (size_t)n, weights.buf, (float *)out.buf + at);
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "logits must be int8 (rows, n), weights float64 (256,), shares float32 (rows, n)");
     PyBuffer_Release(&logits);
     PyBuffer_Release(&weights);
     PyBuffer_Release(&out);
@@ -294,7 +213,6 @@ static PyObject *shares(PyObject *module, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"shares", shares, METH_VARARGS, "What logits have of the sum of their weights."},
-    {"image_tensor", image_tensor, METH_VARARGS, "Crop, resize, colour and quantise a frame into a tensor."},
     {"version", version, METH_NOARGS, "Version of the engine."},
     {"kernel_names", kernel_names, METH_NOARGS, "Instruction sets this build and this CPU have, best first."},
     {NULL, NULL, 0, NULL},
@@ -314,13 +232,14 @@ static int fill(PyObject *module) {
     if (type == NULL) return -1;
     int failed = PyModule_AddObjectRef(module, "Model", type);
     Py_DECREF(type);
-    return failed != 0 ? -1 : dn_add_frontend_type(module);
+    return failed != 0 || dn_add_view_type(module, &s->view_type) != 0 ? -1 : dn_add_frontend_type(module);
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg) {
     state *s = PyModule_GetState(module);
     Py_VISIT(s->model_error);
     Py_VISIT(s->unsupported_error);
+    Py_VISIT(s->view_type);
     return 0;
 }
 
@@ -328,6 +247,7 @@ static int clear(PyObject *module) {
     state *s = PyModule_GetState(module);
     Py_CLEAR(s->model_error);
     Py_CLEAR(s->unsupported_error);
+    Py_CLEAR(s->view_type);
     return 0;
 }
 

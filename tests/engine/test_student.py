@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from distillnet.engine import ModelError
+from distillnet.engine.preprocess import Preparation
 from distillnet.engine.student import Student
 from distillnet.engine.tflite_writer import Builder
 from distillnet.proto.archive import pack
@@ -48,4 +50,20 @@ def test_scores_are_the_softmax_of_the_logits_at_the_cards_temperature() -> None
     weights = np.exp(real - real.max())
     scores = student.scores_of(logits[np.newaxis])
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, weights / weights.sum(), rtol=1e-6)
+    np.testing.assert_allclose(scores, [weights / weights.sum()], rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["native", "litert"])
+def test_a_frame_of_another_size_than_prepared_for_is_refused(engine: str) -> None:
+    model = Student.load(student_bytes(), engine=engine).model
+    preparation = Preparation((60, 80, 3), [None], ImageInput(height=8, width=8), 1.0, 0)
+    with pytest.raises(ModelError, match="frame"):
+        model.look(np.zeros((60, 81, 3), np.uint8), preparation)
+
+
+def test_each_row_of_logits_has_scores_of_its_own() -> None:
+    student = Student.load(student_bytes())
+    logits = np.random.default_rng(0).integers(-128, 128, (4, 3), dtype=np.int8)
+    rows = [student.scores_of(row[np.newaxis])[0] for row in logits]
+    np.testing.assert_array_equal(student.scores_of(logits), rows)
+    np.testing.assert_array_equal(student.scores_of(logits.reshape(4, 3, 1, 1)), rows)

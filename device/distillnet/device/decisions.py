@@ -1,13 +1,12 @@
 """The states of all events: feeds scores to `decide.step` and yields what is to be announced. One thread."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
 from distillnet.device.config import EventRule, within_hours
 from distillnet.device.decide import IDLE, Rule, Sample, State, Transition, finish, rule_for, step
-from distillnet.device.slot import Scores
 from distillnet.proto.card import Card, CardEvent
 
 Key = tuple[str, str | None, str]
@@ -91,11 +90,11 @@ class Decisions:
         rule = self._rules.get(event)
         return rule is None or not rule.sources or source in rule.sources
 
-    def observe(self, source: str, zone: str | None, scores: Scores, t: float, ts: float) -> list[Decided]:
-        """Advance every event of one zone by its scores, float32 (K+1,)."""
-        values, decided = scores.tolist(), []
+    def observe(self, source: str, zone: str | None, scores: Sequence[float], t: float, ts: float) -> list[Decided]:
+        """Advance every event of one zone by its K+1 scores."""
+        decided = []
         for lane in self._lanes.get((source, zone)) or self._make_lanes(source, zone):
-            state, score = self._states.get(lane.key, IDLE), values[lane.output]
+            state, score = self._states.get(lane.key, IDLE), scores[lane.output]
             if state is IDLE and score < lane.rule.threshold:
                 continue  # as `step` would; most scores of most events
             state, transition = step(
@@ -103,7 +102,7 @@ class Decisions:
                 state,
                 Sample(score, t, ts),
                 lane.new_id,
-                allowed=within_hours(lane.hours, ts),
+                allowed=not lane.hours or within_hours(lane.hours, ts),
             )
             self._states[lane.key] = state
             if transition is not None:

@@ -14,7 +14,6 @@ from distillnet.device.gate import MotionGate
 from distillnet.device.ids import derived_uuid7
 from distillnet.device.rate import Rate
 from distillnet.device.readers import FINITE, HEARD, Reader, SourceError, kind_of, open_reader
-from distillnet.device.slot import Scores
 from distillnet.device.sound.ears import Ears
 from distillnet.device.sound.reading import Piece
 from distillnet.engine import Zone
@@ -48,7 +47,7 @@ class Replay:
             (None, None)
         ]
         gates = {name: MotionGate() for name, _ in zones} if self.source.gate == "on" else {}
-        last: dict[str | None, Scores] = {}
+        last: dict[str | None, list[float]] = {}
         seq, position_s = 0, 0.0
         heard, rate = kind_of(self.source) in HEARD, Rate(self.source.rate_hz)
         reader = _open(self.source)
@@ -71,7 +70,7 @@ class Replay:
                 for name, box in zones:
                     gate = gates.get(name)
                     if name not in last or gate is None or gate.opens(picture.pixels, box, position_s):
-                        last[name] = self.student.scores(picture.pixels, box)
+                        last[name] = self.student.scores(picture.pixels, box).tolist()
                         self.inferences += 1
                     for decided in decisions.observe(self.source.id, name, last[name], position_s, position_s):
                         yield self._payload(decided, seq, position_s)
@@ -89,7 +88,7 @@ class Replay:
         self.frames += 1
         for heard in ears.hear(self.student, chunk, gated=self.source.gate == "on"):
             self.inferences += heard.inferred
-            for decided in decisions.observe(self.source.id, None, heard.scores, heard.t, heard.t):
+            for decided in decisions.observe(self.source.id, None, heard.scores.tolist(), heard.t, heard.t):
                 yield decided, heard.t
 
     def _payload(self, decided: Decided, seq: int, frame_ts: float) -> EventPayload:

@@ -91,14 +91,14 @@ class _Window:
         self.frames = self.dropped = self.errors = self.events = self.inferences = 0
         self.infer_ms: deque[float] = deque(maxlen=_SAMPLES)
         self.score_sums: NDArray[np.float64] | None = None
-        self.scores: list[Scores] = []
+        self.scores: list[Scores | Sequence[Scores]] = []
         """Not yet in the sums: adding many at once costs little more than one."""
         self.last_inference: float | None = None
 
     def sum_up(self) -> None:
         """Add the waiting scores to the sums."""
         if self.scores:
-            sums = np.asarray(self.scores, np.float64).sum(axis=0)
+            sums = np.concatenate(self.scores, dtype=np.float64).sum(axis=0)
             self.score_sums = sums if self.score_sums is None else self.score_sums + sums
             self.scores = []
 
@@ -222,8 +222,11 @@ class ModelSlot:
             self._lock.notify_all()
             return self._current
 
-    def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Sequence[Scores], ms: float) -> None:
-        """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow."""
+    def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Scores, ms: float) -> None:
+        """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow.
+
+        `scores`: float32 (zones, K+1).
+        """
         self.record(scores, ms)
         if self._shadow is None:
             return
@@ -241,15 +244,18 @@ class ModelSlot:
             self.record(inferred, ms)
         self._show(lambda shadow: shadow.heard(chunk, decisions, gated))
 
-    def record(self, scores: Sequence[Scores], ms: float) -> None:
-        """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound."""
+    def record(self, scores: Scores | Sequence[Scores], ms: float) -> None:
+        """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound.
+
+        `scores`: float32 (K+1,) of each.
+        """
         with self._mutex:  # the lock itself: a condition takes it by way of two more calls
             window = self._window
             window.frames += 1
             window.infer_ms.append(ms)
             window.last_inference = self._clock()
             window.inferences += len(scores)
-            window.scores += scores
+            window.scores.append(scores)
             if len(window.scores) > _UNSUMMED:
                 window.sum_up()
 

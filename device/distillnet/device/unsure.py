@@ -56,12 +56,12 @@ class Unsure:
             self._thread.join(timeout_s)
 
     def offer(
-        self, student: Student, frame: Frame, boxes: Sequence[Zone | None], scores: Sequence[Scores], rules: Decisions
+        self, student: Student, frame: Frame, boxes: Sequence[Zone | None], scores: Scores, rules: Decisions
     ) -> None:
         """Keep the zone whose score is closest to a threshold, if it is within the margin and one is due.
 
-        `boxes` and `scores` are of the zones of `frame` that were just looked at; `rules` knows the thresholds in
-        force. Returns at once.
+        `boxes` and `scores`, float32 (zones, K+1), are of the zones of `frame` that were just looked at; `rules` knows
+        the thresholds in force. Returns at once.
         """
         if not self._config.examples or self._clock() < self._next or self._queue.full():
             return

@@ -10,36 +10,35 @@ class UnsupportedError(Exception): ...
 class Model:
     def __new__(cls, data: bytes, threads: int, max_arena_bytes: int, kernels: str | None) -> Model: ...
     def run(self, input: NDArray[Any], output: NDArray[Any], /) -> None: ...
-    def look(
-        self,
-        frame: NDArray[Any],
+    def look(self, frame: NDArray[Any], view: View, scores: NDArray[Any], /) -> tuple[float, float]:
+        """Run on all zones of a frame; fills `scores`, float32 (zones, n), returns what preparing and running took, ms.
+
+        Raises ValueError for sizes that do not fit each other, and for zones outside the frame or too large.
+        """
+    def info(self) -> dict[str, Any]: ...
+    def profile(self) -> list[dict[str, Any]]: ...
+
+class View:
+    """How frames of one size become a model's input, zone by zone, and its output scores; see `Preparation`."""
+
+    def __new__(
+        cls,
         layout: int,
         frame_size: tuple[int, int],
         boxes: NDArray[Any],
         tensor_size: tuple[int, int],
         colour: int,
         table: NDArray[Any],
-        tensor: NDArray[Any],
-        outputs: NDArray[Any],
-        /,
-    ) -> tuple[float, float]: ...
-    def info(self) -> dict[str, Any]: ...
-    def profile(self) -> list[dict[str, Any]]: ...
+        weights: NDArray[Any],
+    ) -> View: ...
+    def fill(self, frame: NDArray[Any], zone: int, tensor: NDArray[Any], /) -> None:
+        """Crop, resize, colour and quantise one zone of a frame; raises ValueError as `Model.look`."""
 
-def image_tensor(
-    frame: NDArray[Any],
-    layout: int,
-    frame_size: tuple[int, int],
-    box: tuple[int, int, int, int],
-    tensor_size: tuple[int, int],
-    area: bool,
-    colour: int,
-    table: NDArray[Any],
-    tensor: NDArray[Any],
-    /,
-) -> None: ...
-def shares(logits: NDArray[Any], weights: NDArray[Any], shares: NDArray[Any], /) -> None:
-    """Fill `shares`, float32 (n,): weights[max - logit] over their sum; logits int8 (n,), weights float64 (256,)."""
+def shares(logits: NDArray[Any], n: int, weights: NDArray[Any], shares: NDArray[Any], /) -> None:
+    """Fill `shares`, float32 (rows, n): weights[max - logit] over their sum, row by row.
+
+    `logits` int8 (rows, n), `weights` float64 (256,).
+    """
 
 def version() -> str: ...
 def kernel_names() -> list[str]: ...

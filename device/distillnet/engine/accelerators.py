@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distillnet.engine.backend import TOLERANCE_STEPS, Model, ModelError, Tensor, check_tensor
 from distillnet.engine.litert import LiteRTModel
-from distillnet.engine.preprocess import Preparation
+from distillnet.engine.preprocess import Preparation, Scores
 
 DELEGATES = {"edgetpu": "libedgetpu.so.1", "gpu": "libtensorflowlite_gpu_delegate.so"}
 PROVIDERS = {
@@ -135,7 +135,7 @@ class OnnxModel:
             y = np.clip(np.rint(y / self._output["scale"]) + self._output["zero_point"], -128, 127)
         return y.reshape(self._output["shape"]).astype(np.int8)  # type: ignore[no-any-return]
 
-    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Tensor, float, float]:
+    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Scores, float, float]:
         """See `distillnet.engine.Model.look`."""
         return preparation.run_zones(frame, self.run_tensor)
 

@@ -42,15 +42,15 @@ class Model(Protocol):
 
         """
 
-    def look(self, frame: NDArray[np.uint8], preparation: "Preparation") -> tuple[Tensor, float, float]:
+    def look(self, frame: NDArray[np.uint8], preparation: "Preparation") -> tuple[NDArray[np.float32], float, float]:
         """Run on all zones of a frame in one call.
 
         Args:
             frame: C-contiguous, of the size `preparation` is for.
-            preparation: zones and how they become tensors.
+            preparation: zones, how they become tensors, and outputs scores.
 
         Returns:
-            Outputs (zones, …), and what preparing and running took, milliseconds of all zones together.
+            Scores (zones, K+1), and what preparing and running took, milliseconds of all zones together.
 
         Raises:
             ModelError: a zone outside the frame, or too large.

@@ -126,7 +126,9 @@ class Listener:
         return self._start + samples / self._spec.sample_rate_hz
 
     def _scores(self) -> NDArray[np.float32]:
-        return self.student.scores_of(self.student.model.run_tensor(self._window[np.newaxis, :, :, np.newaxis]))
+        logits = self.student.model.run_tensor(self._window[np.newaxis, :, :, np.newaxis])
+        scores: NDArray[np.float32] = self.student.scores_of(logits)[0]
+        return scores
 
 
 def _contiguous(samples: Samples) -> Samples:

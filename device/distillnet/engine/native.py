@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from distillnet.engine import _engine
 from distillnet.engine.backend import ModelError, Tensor, check_tensor
-from distillnet.engine.preprocess import Preparation
+from distillnet.engine.preprocess import Preparation, Scores
 
 KERNELS_VARIABLE = "DISTILLNET_KERNELS"
 
@@ -52,6 +52,7 @@ class NativeModel:
         self._info = self._model.info()
         self._input_dtype = np.dtype(self._info["input"]["dtype"])
         self._output_dtype = np.dtype(self._info["output"]["dtype"])
+        self._outputs = int(np.prod(self._info["output"]["shape"]))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -65,17 +66,14 @@ class NativeModel:
         self._model.run(np.ascontiguousarray(x), output)
         return output
 
-    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Tensor, float, float]:
+    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Scores, float, float]:
         """See `distillnet.engine.Model.look`."""
-        p = preparation
-        outputs: Tensor = np.empty((len(p.boxes), *self._info["output"]["shape"][1:]), self._output_dtype)
+        scores: Scores = np.empty((preparation.zones, self._outputs), np.float32)
         try:
-            prepare_ms, run_ms = self._model.look(
-                frame, p.layout, p.frame_size, p.boxes, p.tensor_size, p.colour, p.table, p.tensor, outputs
-            )
-        except _engine.LoadError as exc:
+            prepare_ms, run_ms = self._model.look(frame, preparation.view, scores)
+        except ValueError as exc:
             raise ModelError(str(exc)) from None
-        return outputs, prepare_ms, run_ms
+        return scores, prepare_ms, run_ms
 
     def profile(self) -> list[dict[str, Any]]:
         """See `distillnet.engine.Model.profile`."""

@@ -20,9 +20,13 @@ from distillnet.engine.backend import ModelError, Tensor, Zone
 from distillnet.proto.card import ImageInput
 
 Frame = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+Weights = NDArray[np.float64]
 
+_BYTE = np.dtype(np.uint8)
 _COLOURS = {"bgr": 0, "rgb": 1, "grey": 2}  # dn_colour
 _BGR, _YUYV, _NV12 = range(3)  # dn_layout
+_EQUAL: Weights = np.ones(256)
 _FRAMES = "(H, W, 3) BGR, (H, even W, 2) YUYV or (3 H / 2, W) NV12 of even sides"
 _YUV = np.array(
     [[1220542, 2116026, 0], [1220542, -409993, -852492], [1220542, 0, 1673527]], np.int64
@@ -59,35 +63,50 @@ def contiguous(frame: Frame) -> Frame:
         ModelError: it is not of bytes.
 
     """
-    if frame.dtype != np.uint8:
+    if frame.dtype != _BYTE:
         raise ModelError(f"a frame must be uint8 {_FRAMES}; got {frame.dtype} {frame.shape}")
     return frame if frame.flags.c_contiguous else np.ascontiguousarray(frame)
 
 
 class Preparation:
-    """How frames of one size become a student's input, zone by zone; worked out once, used with every frame.
+    """How frames of one size become a student's input, zone by zone, and its output scores.
 
-    `boxes` int32 (zones, 5): left, top, right, bottom in pixels, and whether it shrinks. `tensor` int8 (1, H, W, C) is
-    the room for one input: one thread at a time.
+    Worked out once, used with every frame. `zones` is how many; `tensor` int8 (1, H, W, C) is the room for one input:
+    one thread at a time. `view` is the same for the C engine.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], zones: Sequence[Zone | None], spec: ImageInput, scale: float, zero_point: int
+        self,
+        shape: tuple[int, ...],
+        zones: Sequence[Zone | None],
+        spec: ImageInput,
+        scale: float,
+        zero_point: int,
+        weights: Weights = _EQUAL,
     ) -> None:
         """Prepare for frames of `shape`.
+
+        Args:
+            shape: of the frames.
+            zones: what to look at; None = all of the frame.
+            spec: what the student wants.
+            scale: of the input's quantisation, real = (q - zero_point) * scale.
+            zero_point: of the input's quantisation.
+            weights: see `scores_of`.
 
         Raises:
             ModelError: not the shape of a frame.
 
         """
-        self.layout, height, width = _layout(shape)
-        boxes = [zone_box(width, height, zone) for zone in zones]
-        self.frame_size = (height, width)
-        self.boxes = np.array([(*box, _uses_area(spec, box)) for box in boxes], np.int32)
-        self.tensor_size = (spec.height, spec.width)
-        self.colour = _COLOURS[spec.colour]
-        self.table = _quantisation_table(spec.mean, spec.scale, scale, zero_point)
+        layout, height, width = _layout(shape)
+        crops = [zone_box(width, height, zone) for zone in zones]
+        boxes = np.array([(*crop, _uses_area(spec, crop)) for crop in crops], np.int32)
+        self.zones = len(crops)
+        self.weights = weights
         self.tensor = np.empty((1, spec.height, spec.width, 1 if spec.colour == "grey" else 3), np.int8)
+        table = _quantisation_table(spec.mean, spec.scale, scale, zero_point)
+        size, colour = (spec.height, spec.width), _COLOURS[spec.colour]
+        self.view = _engine.View(layout, (height, width), boxes, size, colour, table, weights)
 
     def fill(self, frame: Frame, zone: int) -> NDArray[np.int8]:
         """Put one zone of a contiguous frame into `tensor`, and return that.
@@ -96,34 +115,39 @@ class Preparation:
             ModelError: a zone outside the frame, or more than 2^23 pixels.
 
         """
-        left, top, right, bottom, area = self.boxes[zone].tolist()
-        box = (left, top, right, bottom)
         try:
-            _engine.image_tensor(
-                frame,
-                self.layout,
-                self.frame_size,
-                box,
-                self.tensor_size,
-                bool(area),
-                self.colour,
-                self.table,
-                self.tensor,
-            )
-        except _engine.LoadError as exc:
+            self.view.fill(frame, zone, self.tensor)
+        except ValueError as exc:
             raise ModelError(str(exc)) from None
         return self.tensor
 
-    def run_zones(self, frame: Frame, run: Callable[[NDArray[np.int8]], Tensor]) -> tuple[Tensor, float, float]:
+    def run_zones(self, frame: Frame, run: Callable[[NDArray[np.int8]], Tensor]) -> tuple[Scores, float, float]:
         """Fill and `run` zone after zone, for engines that do not do it in one call; see `Model.look`."""
         outputs, marks = [], [time.perf_counter()]
-        for zone in range(len(self.boxes)):
+        for zone in range(self.zones):
             tensor = self.fill(frame, zone)
             marks.append(time.perf_counter())
             outputs.append(run(tensor))
             marks.append(time.perf_counter())
         spent = np.diff(marks) * 1000.0
-        return np.concatenate(outputs), float(spent[::2].sum()), float(spent[1::2].sum())
+        return scores_of(np.concatenate(outputs), self.weights), float(spent[::2].sum()), float(spent[1::2].sum())
+
+
+def scores_of(outputs: NDArray[np.int8], weights: Weights) -> Scores:
+    """Turn logits into scores.
+
+    Args:
+        outputs: int8 (n, …), K+1 logits of each of n inputs.
+        weights: exp(-d) for each distance d of a logit from the largest one, float64 (256,).
+
+    Returns:
+        float32 (n, K+1), 0–1, the sum of each row 1.
+
+    """
+    rows = len(outputs)
+    scores: Scores = np.empty((rows, outputs.size // rows), np.float32)
+    _engine.shares(outputs, outputs.size // rows, weights, scores)
+    return scores
 
 
 def reference_tensor(

@@ -10,13 +10,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from distillnet.engine import _engine
 from distillnet.engine.backend import Backend, Model, ModelError, Zone, load
-from distillnet.engine.preprocess import Frame, Preparation, contiguous
+from distillnet.engine.preprocess import Frame, Preparation, Scores, contiguous, scores_of
 from distillnet.proto.archive import StudentFile, digest, unpack
 from distillnet.proto.card import Card, ImageInput
-
-Scores = NDArray[np.float32]
 
 _MAX_GOLDEN_BYTES = 32 << 20
 _MOST_PREPARATIONS = 64
@@ -24,9 +21,9 @@ _MOST_PREPARATIONS = 64
 
 @dataclass(slots=True)
 class Look:
-    """What a student saw on one frame: scores of each zone, float32 (K+1,), and what that took."""
+    """What a student saw on one frame: scores, float32 (zones, K+1), and what that took."""
 
-    scores: list[Scores]
+    scores: Scores
     prepare_ms: float
     infer_ms: float
 
@@ -70,21 +67,24 @@ class Student:
                 self._preparations.clear()  # a stream that keeps changing its size
             quantisation = self._info["input"]
             preparation = Preparation(
-                frame.shape, zones, self.card.input, quantisation["scale"], quantisation["zero_point"]
+                frame.shape,
+                zones,
+                self.card.input,
+                quantisation["scale"],
+                quantisation["zero_point"],
+                self._weights,
             )
             self._preparations[key] = preparation
-        outputs, prepare_ms, infer_ms = self.model.look(contiguous(frame), preparation)
-        return Look([self.scores_of(output) for output in outputs], prepare_ms, infer_ms)
+        return Look(*self.model.look(contiguous(frame), preparation))
 
     def scores(self, frame: Frame, zone: Zone | None = None) -> Scores:
         """Score a frame, uint8 (H, W, 3) BGR; returns float32 (K+1,), 0–1, sum 1, in output order."""
-        return self.look(frame, (zone,)).scores[0]
+        scores: Scores = self.look(frame, (zone,)).scores[0]
+        return scores
 
     def scores_of(self, output: NDArray[np.int8]) -> Scores:
-        """Turn int8 logits (…, K+1) into calibrated scores, float32 (K+1,)."""
-        scores: Scores = np.empty(output.size, np.float32)
-        _engine.shares(output, self._weights, scores)
-        return scores
+        """Turn int8 logits, K+1 of each of n inputs, (n, …), into calibrated scores, float32 (n, K+1)."""
+        return scores_of(output, self._weights)
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
