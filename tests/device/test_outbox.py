@@ -65,7 +65,18 @@ def test_what_is_too_old_goes(tmp_path: Path) -> None:
     outbox.put("s", "t", b"old")
     clock.now += 61
     outbox.put("s", "t", b"new")
+    outbox.tend()
     assert payloads(outbox) == [b"new"]
+
+
+def test_what_the_broker_has_leaves_the_disk_though_no_event_follows(tmp_path: Path) -> None:
+    clock = Clock()
+    outbox = opened(tmp_path / "o.db", clock)
+    outbox.ack([outbox.put("s", "t", b"x")])
+    clock.now += 11
+    outbox.tend()
+    with sqlite3.connect(tmp_path / "o.db") as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone()[0] == 0
 
 
 def test_a_corrupt_file_is_put_aside(tmp_path: Path) -> None:

@@ -33,6 +33,18 @@ def test_a_full_queue_drops_the_oldest_and_counts() -> None:
     assert intake.get(0) is None
 
 
+def test_only_a_frame_that_comes_next_need_not_wait() -> None:
+    intake = Intake()
+    intake.add("a", 2)
+    assert not intake.idle("a"), "nobody looks yet"
+    intake.open()
+    assert intake.idle("a") and not intake.idle("gone")
+    intake.put(frame(0))
+    assert not intake.idle("a"), "it would overtake another"
+    intake.get(0)
+    assert intake.idle("a")
+
+
 def test_sources_take_turns() -> None:
     intake = Intake()
     intake.open()

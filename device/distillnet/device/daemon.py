@@ -45,7 +45,7 @@ from distillnet.proto.strict import ConfigError
 
 log = logging.getLogger(__name__)
 
-_TICK_S = 0.5
+_TICK_S = 1.0
 """How often is looked whether all is well; whoever wants something sooner wakes the main thread."""
 _HUNG_S = 10.0
 """An inference thread without a heartbeat for so long no longer feeds the watchdog."""
@@ -121,7 +121,13 @@ class Daemon:
             self._topics, self._session, self._outbox, retain=self._reporter.retain, put=self._courier.waiting, tap=tap
         )
         self._pipeline = Pipeline(
-            self._slot, self._intake, decisions, announcer, self._telemetry, self._evidence, unsure=self._unsure
+            self._slot,
+            self._intake,
+            decisions,
+            announcer,
+            self._telemetry,
+            self._evidence,
+            unsure=self._unsure if config.feedback.examples else None,
         )
         self._pipelines: dict[Sense, Pipeline] = {"sight": self._pipeline}
         hearing: ModelSlot | None = None
@@ -226,8 +232,9 @@ class Daemon:
         errors = [pipeline.engine_error for pipeline in self._pipelines.values() if pipeline.engine_error]
         self._health.complain("engine", "; ".join(errors) if alive else "inference hangs")
         self._give_up_if_lost(now, alive)
-        for source, reason in self._strain.look(now, self._counts()).items():
-            self._health.complain(f"rate {source}", reason)
+        if self._strain.due(now):
+            for source, reason in self._strain.look(now, self._counts()).items():
+                self._health.complain(f"rate {source}", reason)
         if self._notifier.watchdog_s is not None and alive:
             self._notifier.send(WATCHDOG=1)
 
@@ -407,8 +414,8 @@ class Daemon:
 
     def _make_feed(self, source: Source) -> Feed:
         sense = self._sense_of(source)
-        waits = self._pipelines[sense].frame_waits
-        return Feed(source, self._intake, self._telemetry, self._say_source, sense=sense, on_frame=waits)
+        look = self._pipelines[sense].look_now
+        return Feed(source, self._intake, self._telemetry, self._say_source, sense=sense, look_now=look)
 
     def _make_link(self, config: DeviceConfig) -> Link:
         mqtt = config.mqtt

@@ -45,7 +45,8 @@ class Evidence:
     def __init__(self, config: EvidenceSection, state_dir: Path) -> None:
         """Prepare; `start` begins. Keeps nothing when `config.mode` is "off"."""
         self._config = config
-        self._filming = config.mode == "clip"
+        self.filming = config.mode == "clip"
+        """Whether `observe` wants to see every frame."""
         self._root = state_dir / FOLDER
         self._queue: queue.Queue[tuple[Frame, str | None] | None] = queue.Queue(_QUEUE)
         self._rings: dict[str, deque[tuple[float, Jpeg]]] = {}
@@ -72,8 +73,8 @@ class Evidence:
             self._thread.join(timeout_s)
 
     def observe(self, frame: Frame) -> None:
-        """See every frame; for clips some are kept for a while."""
-        if self._filming and frame.t >= self._next_t.get(frame.source, -1.0):
+        """See a frame; for clips some are kept for a while."""
+        if self.filming and frame.t >= self._next_t.get(frame.source, -1.0):
             self._next_t[frame.source] = frame.t + 1.0 / _CLIP_HZ
             self._put((frame, None))
 

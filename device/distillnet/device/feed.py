@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 from distillnet.device.config import Source
@@ -46,7 +45,7 @@ class Feed:
         on_state: OnState,
         *,
         sense: Sense = "sight",
-        on_frame: Callable[[], None] | None = None,
+        look_now: Callable[[Frame | Chunk], bool] = lambda frame: False,
     ) -> None:
         """Prepare; `start` begins.
 
@@ -56,7 +55,7 @@ class Feed:
             telemetry: what counts them.
             on_state: told of every change, on this thread or that of the caller of `watch`.
             sense: which inference the frames are for.
-            on_frame: called on this thread when a frame waits in the intake; None wakes whoever waits for it there.
+            look_now: offered every frame that need not wait for room, on this thread; False = it is for the intake.
 
         """
         self.source = source
@@ -68,7 +67,7 @@ class Feed:
         self._intake = intake
         self._telemetry = telemetry
         self._on_state = on_state
-        self._on_frame = on_frame or partial(intake.wake, sense)
+        self._look_now = look_now
         self._stop = threading.Event()
         self._stopping = False
         """As `_stop`, for the loop that asks at every frame."""
@@ -80,6 +79,8 @@ class Feed:
         self._index = 0
         self._offset_s = 0.0
         self._anchor: tuple[float, float] | None = None
+        self._all = self._heard or source.rate_hz is None
+        """Whether every picture is wanted."""
         self._rate = Rate(source.rate_hz)
         self._thread = threading.Thread(target=self._run, name=f"source-{source.id}", daemon=True)
 
@@ -158,7 +159,7 @@ class Feed:
             if position_s is None:
                 break
             self._last_frame = time.monotonic()
-            wanted = self._heard or self._rate.wants(position_s + self._offset_s)
+            wanted = self._all or self._rate.wants(position_s + self._offset_s)
             picture = None
             if wanted or self._light_is_due():
                 picture = reader.retrieve()
@@ -204,14 +205,12 @@ class Feed:
             ts = time.time() - (now - t)
         frame = self._stamped(picture, ts, t, captured)
         self._index += 1
-        if self.finite and self.source.pace == "fast":
+        if self.finite and not self._paced:
             accepted = self._intake.put_waiting(frame, self._stop.is_set)
         else:
-            accepted = self._intake.put(frame)
+            accepted = self._look_now(frame) or self._intake.put(frame)
         if accepted:
             self._telemetry.frame(self.source.id, picture.decode_ms)
-            if not (self.finite and self.source.pace == "fast"):
-                self._on_frame()
 
     def _stamped(self, picture: Picture | Piece, ts: float, t: float, captured: float) -> Frame | Chunk:
         if isinstance(picture, Picture):

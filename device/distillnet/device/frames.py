@@ -97,8 +97,12 @@ class Intake:
             self._open.add(sense)
             self._room.notify_all()
 
+    def idle(self, source: str, sense: Sense = "sight") -> bool:
+        """Whether a frame of this source would be let in, and be the next one for its sense."""
+        return not self._waiting[sense] and sense in self._open and source in self._queues
+
     def put(self, frame: Frame | Chunk) -> bool:
-        """Add a frame, dropping the source's oldest one where it is full; False while nobody looks. Wakes nobody."""
+        """Add a frame, dropping the source's oldest one where it is full; False while nobody looks."""
         with self._lock:
             waiting = self._queues.get(frame.source)
             sense = self._senses.get(frame.source, "sight")
@@ -111,6 +115,7 @@ class Intake:
             else:
                 self._waiting[sense] += 1
             waiting.append(frame)
+        self.wake(sense)
         if dropping:
             self._on_drop(1)
         return True
@@ -154,10 +159,6 @@ class Intake:
     def wait(self, timeout_s: float, sense: Sense = "sight") -> bool:
         """Wait for `wake`; False when it did not come within `timeout_s`."""
         return self._bells[sense].wait(timeout_s)
-
-    def waiting(self, sense: Sense = "sight") -> bool:
-        """Whether any frame waits for a sense."""
-        return self._waiting[sense] > 0
 
     def wake(self, sense: Sense = "sight") -> None:
         """Have `get` and `wait` return at once."""

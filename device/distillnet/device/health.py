@@ -22,6 +22,8 @@ class Health:
 
     def complain(self, about: str, reason: str) -> None:
         """Say what is wrong with something; an empty reason says that it is right again."""
+        if self._complaints.get(about, "") == reason:
+            return
         with self._lock:
             if reason:
                 self._complaints[about] = reason

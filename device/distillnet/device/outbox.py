@@ -21,7 +21,8 @@ _BUSY_MS = 200
 _PATIENCE = 5
 """Failed writes after which the file is opened anew."""
 _MOST_ACKED = 64
-"""Acknowledged events that may still be on disk; after a crash they are offered once more."""
+_ACKED_S = 10.0
+"""So many acknowledged events, for so long, may still be on disk; after a crash they are offered once more."""
 _RECENT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -62,6 +63,7 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         self._memory: dict[int, Entry] = {}
         self._acked: set[int] = set()
+        self._settled = 0.0
         self._recent: deque[Entry] = deque(maxlen=_RECENT)
         """The events put last, wherever they are kept; their keys follow one another."""
         self._next_key = int(clock() * 1e6)  # above the keys of a file that cannot be read now
@@ -97,7 +99,8 @@ class Outbox:
     def size(self) -> int:
         """Bytes they count for."""
         with self._lock:
-            return self._disk_bytes + sum(entry.size for entry in self._memory.values())
+            waiting = sum(entry.size for entry in self._memory.values()) if self._memory else 0
+            return self._disk_bytes + waiting
 
     def put(self, session: str, topic: str, payload: bytes) -> int:
         """Keep an event; on return it is on disk, or `fault` says why it is only in memory. Returns its key."""
@@ -108,7 +111,8 @@ class Outbox:
             self._recent.append(entry)
             if not self._fault:  # else `tend` tries again, once a second and not at every event
                 self._settle()
-            self._bound()
+            if self.size > self._max_bytes:  # `tend` looks for what is too old
+                self._bound()
             return entry.key
 
     def peek(self, after: int, limit: int) -> list[Entry]:
@@ -123,7 +127,7 @@ class Outbox:
             return sorted(found, key=lambda entry: entry.key)[:limit]
 
     def ack(self, keys: list[int]) -> None:
-        """Forget events the broker has taken; the disk follows with the next event or `tend`, in the same write."""
+        """Forget events the broker has taken; the disk follows with the next event, or when there is none for long."""
         with self._lock:
             for key in keys:
                 if self._memory.pop(key, None) is None and key < self._next_key:
@@ -134,7 +138,8 @@ class Outbox:
     def tend(self) -> None:
         """Try again what the disk refused, and let go of what is too old. Call about once a second."""
         with self._lock:
-            self._settle()
+            if self._memory or self._fault or self._clock() - self._settled >= _ACKED_S:
+                self._settle()
             self._bound()
 
     def close(self) -> None:
@@ -221,6 +226,7 @@ class Outbox:
         self._disk_bytes += sum(entry.size for entry in entries) - sum(deleted)
         self._memory.clear()
         self._acked.clear()
+        self._settled = self._clock()
         self._failures = 0
         if self._fault:
             log.warning("%s can be written again", self._path)

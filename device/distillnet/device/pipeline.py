@@ -1,8 +1,8 @@
 """Inference: takes frames from the intake, gates, infers, decides, announces; one frame at a time.
 
 It has a thread of its own. Where a look is quick, though, the thread that has just read a frame looks at it itself: the
-frame is in its processor's caches, and no thread need be woken. Whatever else must happen between two frames (a rule
-changes, a source goes) is handed over with `submit`.
+frame is in its processor's caches, it need not be queued, and no thread need be woken. Whatever else must happen
+between two frames (a rule changes, a source goes) is handed over with `submit`.
 """
 
 import logging
@@ -19,7 +19,7 @@ from distillnet.device.evidence import Evidence
 from distillnet.device.frames import Chunk, Frame, Intake, Sense
 from distillnet.device.gate import MotionGate
 from distillnet.device.readers import FINITE, kind_of
-from distillnet.device.slot import ModelSlot, Scores
+from distillnet.device.slot import ModelSlot
 from distillnet.device.sound.ears import Ears
 from distillnet.device.telemetry import Telemetry
 from distillnet.device.unsure import Unsure
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 Zones = tuple[tuple[str | None, Zone | None], ...]
 """Names and boxes of a source's zones; one nameless zone without a box where there are none."""
+
+Known = dict[str | None, list[float]]
+"""The latest scores of a source's zones, K+1 each, by their names."""
 
 _IDLE_S = 0.5
 _QUICK_MS = 4.0
@@ -67,9 +70,9 @@ class Pipeline:
         self._zones: dict[str, Zones] = {}
         self._gates: dict[tuple[str, str | None], MotionGate] = {}
         self._gated_sources: set[str] = set()
-        self._last_scores: dict[str, dict[str | None, Scores]] = {}
+        self._last_scores: dict[str, Known] = {}
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._stopping = False
         self._turn = threading.Lock()
         """Held by whoever looks at a frame or does a job."""
         self._average_ms = 2 * _QUICK_MS
@@ -108,7 +111,7 @@ class Pipeline:
 
     def stop(self, timeout_s: float) -> bool:
         """End what is on and the thread; False when it hangs in an inference."""
-        self._stop.set()
+        self._stopping = True
         self._wake()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -151,28 +154,33 @@ class Pipeline:
         self._ears.forget(source)
         self._announce_ends(self._decisions.finish(ts, source=source))
 
-    def frame_waits(self) -> None:
-        """Say that a frame has been put into the intake; it may be looked at before this returns, if that is quick."""
+    def look_now(self, frame: Frame | Chunk) -> bool:
+        """Look at a frame on the thread that has just read it, if that is quick and nothing comes before it.
+
+        Returns:
+            False when it was not looked at: it must wait in the intake.
+
+        """
         if self._average_ms > _QUICK_MS or not self._turn.acquire(blocking=False):
-            self._wake()
-            return
+            return False
         try:
-            if self._jobs.empty() and not self._stop.is_set() and not self.failure:
-                self._look_once()
+            if self._stopping or self.failure or not self._jobs.empty():
+                return False
+            return self._intake.idle(frame.source, self._sense) and self._look_at(frame)
         except Exception as exc:
             self._end_by(exc)
+            self._wake()
+            return True
         finally:
             self._turn.release()
-        if self.failure or self._intake.waiting(self._sense):
-            self._wake()
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set() and not self.failure:
+            while not self._stopping and not self.failure:
                 self._intake.wait(_IDLE_S, self._sense)
                 with self._turn:
                     self._run_jobs()
-                    while self._look_once() and self._jobs.empty() and not self._stop.is_set():
+                    while self._look_once() and self._jobs.empty() and not self._stopping:
                         pass
         except Exception as exc:
             self._end_by(exc)
@@ -184,9 +192,12 @@ class Pipeline:
 
     def _look_once(self) -> bool:
         """Look at the next frame, or hear the next chunk; False when none waits."""
+        return self._look_at(self._intake.next(self._sense))
+
+    def _look_at(self, frame: Frame | Chunk | None) -> bool:
+        """Look at a frame, or hear a chunk, with the student whose turn it is; False when one of them is missing."""
         self._heartbeat = time.monotonic()
         student = self._slot.take()
-        frame = self._intake.next(self._sense)
         if student is None or frame is None:
             return False
         if isinstance(frame, Chunk):
@@ -211,7 +222,8 @@ class Pipeline:
     def _handle(self, student: Student, frame: Frame) -> None:
         source = frame.source
         self._latest[source] = frame
-        self._evidence.observe(frame)
+        if self._evidence.filming:
+            self._evidence.observe(frame)
         zones = self._zones.get(source, ())
         stages: dict[str, float] = {}
         known = self._last_scores.setdefault(source, {})
@@ -240,7 +252,8 @@ class Pipeline:
         for decision in heard:
             self._telemetry.looked(chunk.source, int(decision.inferred), {})
             moment = Moment(decision.ts, chunk.captured, student.digest, _latency(chunk, {"infer": infer_ms}))
-            for decided in self._decisions.observe(chunk.source, None, decision.scores, decision.t, decision.ts):
+            scores = decision.scores.tolist()
+            for decided in self._decisions.observe(chunk.source, None, scores, decision.t, decision.ts):
                 self._announce(decided, moment)
 
     def _fail(self, source: str, exc: Exception) -> None:
@@ -249,9 +262,7 @@ class Pipeline:
             log.error("inference failed on source %s", source, exc_info=exc)
         self.engine_error = f"inference fails: {exc}"
 
-    def _open_zones(
-        self, frame: Frame, zones: Zones, known: Mapping[str | None, Scores], stages: dict[str, float]
-    ) -> Zones:
+    def _open_zones(self, frame: Frame, zones: Zones, known: Known, stages: dict[str, float]) -> Zones:
         """Return the zones to look at: those the gate opens, and those that were never looked at."""
         started = time.perf_counter()
         opened = []
@@ -262,9 +273,7 @@ class Pipeline:
         stages["gate"] = (time.perf_counter() - started) * 1000.0
         return tuple(opened)
 
-    def _look(
-        self, student: Student, frame: Frame, zones: Zones, known: dict[str | None, Scores], stages: dict[str, float]
-    ) -> bool:
+    def _look(self, student: Student, frame: Frame, zones: Zones, known: Known, stages: dict[str, float]) -> bool:
         """Score zones of a frame; False when the engine fails: that is counted and said, and ends nothing."""
         names, boxes = zip(*zones, strict=True)
         try:
@@ -280,12 +289,10 @@ class Pipeline:
         self._slot.record_look(frame.pixels, boxes, look.scores, look.prepare_ms + look.infer_ms)
         if self._unsure is not None:
             self._unsure.offer(student, frame, boxes, look.scores, self._decisions)
-        known.update(zip(names, look.scores, strict=True))
+        known.update(zip(names, look.scores.tolist(), strict=True))
         return True
 
-    def _decide(
-        self, student: Student, frame: Frame, scores: Mapping[str | None, Scores], stages: dict[str, float]
-    ) -> None:
+    def _decide(self, student: Student, frame: Frame, scores: Known, stages: dict[str, float]) -> None:
         started = time.perf_counter()
         decided: list[Decided] = []
         for zone, seen in scores.items():

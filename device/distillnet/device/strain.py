@@ -24,6 +24,10 @@ class Strain:
         self._calm: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
 
+    def due(self, now: float) -> bool:
+        """Whether a window is over, and `look` has anything to say."""
+        return now - self._since >= _WINDOW_S
+
     def look(self, now: float, counts: Mapping[str, tuple[int, int]]) -> dict[str, str]:
         """Return why each source is too fast; empty text = it is not.
 
@@ -32,9 +36,9 @@ class Strain:
             counts: by source, frames taken and frames dropped since the start.
 
         """
-        seconds = now - self._since
-        if seconds < _WINDOW_S:
+        if not self.due(now):
             return self._reasons
+        seconds = now - self._since
         self._since = now
         for source, (frames, dropped) in counts.items():
             before = self._before.get(source, _Counts())
