@@ -25,7 +25,7 @@ from distillnet.engine.litert import LiteRTModel
 from distillnet.proto.strict import ConfigError
 
 Floats = NDArray[np.float32]
-GOLDEN_VECTORS = 8
+GOLDEN_VECTORS = 4
 
 
 def to_int8(network: nn.Module, calibration: Tensor) -> bytes:
@@ -97,7 +97,7 @@ def golden_vectors(model: bytes, inputs: Floats) -> bytes:
     reference = LiteRTModel(model, reference=True)
     quantised = input_tensor(reference, inputs[:GOLDEN_VECTORS])
     buffer = io.BytesIO()
-    np.savez(buffer, inputs=quantised, outputs=run_int8(reference, quantised))
+    np.savez_compressed(buffer, inputs=quantised, outputs=run_int8(reference, quantised))
     return buffer.getvalue()
 
 
