@@ -88,7 +88,7 @@ typedef struct {
 /* Operators that follow each other and that a thread runs, its part of each, without meeting the others in between. */
 typedef struct {
     int first, last;
-    bool alone; /* too little work to share out */
+    int parts; /* 1: the caller does it alone */
 } dn_section;
 
 typedef struct dn_block dn_block;
@@ -135,6 +135,7 @@ typedef struct dn_team dn_team;
 typedef void (*dn_team_work)(void *arg, int part, int parts);
 dn_team *dn_team_new(int threads);
 void dn_team_free(dn_team *team);
-void dn_team_run(dn_team *team, dn_team_work work, void *arg); /* returns when all parts are done */
+int dn_team_member(void); /* which of its team's threads calls; 0: none of them, as the caller of dn_team_run */
+void dn_team_run(dn_team *team, int parts, dn_team_work work, void *arg); /* returns when all parts are done */
 
 #endif

@@ -102,7 +102,7 @@ static void run_part(void *arg, int part, int parts) {
         dn_op *op = &w->m->op[i];
         if (op->run == NULL) continue;
         op->run(w->m, i, part, parts);
-        if (part == 0) mark(w->m, op); /* the caller's */
+        if (dn_team_member() == 0) mark(w->m, op);
     }
 }
 
@@ -114,10 +114,10 @@ dn_status dn_model_run(dn_model *m, const void *input, size_t input_bytes, void 
     m->marked_ms = now_ms();
     for (int i = 0; i < m->sections; i++) {
         work w = {m, &m->section[i]};
-        if (m->team == NULL || w.section->alone) {
+        if (w.section->parts == 1) {
             run_part(&w, 0, 1);
         } else {
-            dn_team_run(m->team, run_part, &w);
+            dn_team_run(m->team, w.section->parts, run_part, &w);
             mark(m, &m->op[w.section->last]); /* the wait for the others */
         }
     }

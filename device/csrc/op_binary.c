@@ -44,7 +44,7 @@ static void run_binary(dn_model *m, int op, int part, int parts) {
             run_repeated(p, a, p->stride_a[p->rank - 1] == 0, b, p->stride_b[p->rank - 1] == 0, out);
         return;
     }
-    dn_share(p->rows, 1, part, parts, &from, &to);
+    dn_share(m, p->rows, 1, part, parts, &from, &to);
     for (size_t row = from; row < to; row++) {
         size_t rest = row, at_a = 0, at_b = 0;
         for (int i = p->rank - 2; i >= 0; i--) {

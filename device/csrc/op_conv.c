@@ -81,9 +81,9 @@ static dn_gemm columns(const dn_gemm *g, const dn_kernels *kernels, size_t from,
 static void run_sliding(dn_model *m, int op, int part, int parts) {
     const conv *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
-    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
+    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op);
     size_t c = (size_t)p->in_c, row = (size_t)p->stripe.wide * c, n = (size_t)p->gemm.n, from, to;
-    dn_share_op(&m->op[op], part, parts, &from, &to);
+    dn_share_op(m, op, part, parts, &from, &to);
     while (from < to) {
         const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe.rows;
@@ -101,7 +101,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t n = (size_t)p->gemm.n, k = (size_t)p->gemm.k, line = p->rows / p->lines, from, to;
-    dn_share_op(&m->op[op], part, parts, &from, &to);
+    dn_share_op(m, op, part, parts, &from, &to);
     if (from == to) return;
     if (m->op[op].split.by == DN_BY_CHANNELS) {
         dn_gemm mine = columns(&p->gemm, p->kernels, from, to);
@@ -110,7 +110,7 @@ static void run_conv(dn_model *m, int op, int part, int parts) {
     }
     from *= line;
     to *= line;
-    dn_act *tile = dn_scratch(m, op, part);
+    dn_act *tile = dn_scratch(m, op);
     for (size_t row = from; row < to; row += p->tile) {
         size_t rows = to - row < p->tile ? to - row : p->tile;
         const dn_act *a = in + row * k;

@@ -17,10 +17,10 @@ typedef struct {
 static void run_depthwise(dn_model *m, int op, int part, int parts) {
     const depthwise *p = m->op[op].params;
     const dn_act *in = dn_data(m, m->op[op].input[0]);
-    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op, part);
+    dn_act *out = dn_data(m, m->op[op].output[0]), *padded = dn_scratch(m, op);
     size_t c = (size_t)p->in_c, wide = (size_t)p->stripe.wide * c, from, to;
     const dn_act *rows[DN_MAX_ROWS];
-    dn_share_op(&m->op[op], part, parts, &from, &to);
+    dn_share_op(m, op, part, parts, &from, &to);
     while (from < to) {
         const dn_act *picture = in + from / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         int32_t y = (int32_t)(from % (size_t)p->out_h), count = p->stripe.rows;
@@ -41,8 +41,8 @@ static void run_window(dn_model *m, int op, int part, int parts) {
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t c = (size_t)p->in_c, height = (size_t)p->out_h, from = 0, to = (size_t)p->batch * height, first_c = 0, last_c = c;
     dn_picture picture = {p->in_h, p->in_w, p->pad_top, p->pad_left, p->stride_h, p->out_w, p->zero};
-    if (m->op[op].split.by == DN_BY_CHANNELS) dn_share_op(&m->op[op], part, parts, &first_c, &last_c);
-    else dn_share_op(&m->op[op], part, parts, &from, &to);
+    if (m->op[op].split.by == DN_BY_CHANNELS) dn_share_op(m, op, part, parts, &first_c, &last_c);
+    else dn_share_op(m, op, part, parts, &from, &to);
     while (from < to && first_c < last_c) {
         size_t first = from % height, last = to - from < height - first ? first + to - from : height;
         p->kernels->window->run(&p->depthwise, &picture, in + from / height * (size_t)p->in_h * (size_t)p->in_w * c, (int)first,
@@ -58,7 +58,7 @@ static void run_any(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t from, to, c = (size_t)p->in_c, n = (size_t)p->out_c;
-    dn_share_op(&m->op[op], part, parts, &from, &to);
+    dn_share_op(m, op, part, parts, &from, &to);
     for (size_t line = from; line < to; line++) {
         const dn_act *picture = in + line / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         int32_t y0 = (int32_t)(line % (size_t)p->out_h) * p->stride_h - p->pad_top;

@@ -56,7 +56,7 @@ static void run_pool(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t c = (size_t)p->in_c, from, to;
-    dn_share(p->lines, 1, part, parts, &from, &to);
+    dn_share(m, p->lines, 1, part, parts, &from, &to);
     for (size_t line = from; line < to; line++) {
         const dn_act *picture = in + line / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         for (int32_t x = 0; x < p->out_w; x++) {
@@ -114,7 +114,7 @@ static void run_mean(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t from, to;
-    dn_share_op(&m->op[op], part, parts, &from, &to);
+    dn_share_op(m, op, part, parts, &from, &to);
     for (size_t o = 0; o < p->outer; o++)
         p->kernels->mean(&p->mean, in + o * p->reduced * p->inner + from, to - from, out + o * p->inner + from);
 }

@@ -20,7 +20,7 @@ static void run_resize(dn_model *m, int op, int part, int parts) {
     const dn_act *in = dn_data(m, m->op[op].input[0]);
     dn_act *out = dn_data(m, m->op[op].output[0]);
     size_t c = (size_t)p->channels, from, to;
-    dn_share(p->lines, 1, part, parts, &from, &to);
+    dn_share(m, p->lines, 1, part, parts, &from, &to);
     for (size_t line = from; line < to; line++) {
         const dn_act *picture = in + line / (size_t)p->out_h * (size_t)p->in_h * (size_t)p->in_w * c;
         sample y = p->y[line % (size_t)p->out_h];

@@ -146,7 +146,7 @@ static void run_from_float(dn_model *m, int op, int part, int parts) {
     dn_act *q = dn_data(m, m->op[op].output[0]);
     int32_t low = out->type == DN_UINT8 ? 0 : -128;
     size_t from, to;
-    dn_share(out->count, 64, part, parts, &from, &to);
+    dn_share(m, out->count, 64, part, parts, &from, &to);
     for (size_t i = from; i < to; i++) {
         float rounded = roundf(in[i] / out->scale);
         int64_t wide = rounded >= -2e9f && rounded <= 2e9f ? (int64_t)rounded : rounded > 0.0f ? INT32_MAX : INT32_MIN;
@@ -184,7 +184,7 @@ static void run_to_float(dn_model *m, int op, int part, int parts) {
     const dn_act *q = dn_data(m, m->op[op].input[0]);
     float *out = (float *)(void *)dn_data(m, m->op[op].output[0]);
     size_t from, to;
-    dn_share(in->count, 64, part, parts, &from, &to);
+    dn_share(m, in->count, 64, part, parts, &from, &to);
     for (size_t i = from; i < to; i++) out[i] = (float)((double)in->scale * (q[i] - dn_arena_zero(in)));
 }
 
@@ -206,7 +206,7 @@ typedef struct {
 static void run_softmax(dn_model *m, int op, int part, int parts) {
     const softmax *p = m->op[op].params;
     size_t from, to;
-    dn_share(p->rows, 1, part, parts, &from, &to);
+    dn_share(m, p->rows, 1, part, parts, &from, &to);
     for (size_t row = from; row < to; row++) {
         const dn_act *in = dn_data(m, m->op[op].input[0]) + row * p->depth;
         dn_act *out = dn_data(m, m->op[op].output[0]) + row * p->depth;

@@ -123,17 +123,9 @@ dn_act *dn_data(dn_model *m, int tensor) {
     return t->packed != NULL ? (dn_act *)t->packed : m->arena + m->tensor[t->root].offset;
 }
 
-dn_act *dn_scratch(dn_model *m, int op, int part) {
+dn_act *dn_scratch(dn_model *m, int op) {
     size_t bytes = (m->op[op].scratch_bytes + DN_SLACK + DN_ALIGN - 1) / DN_ALIGN * DN_ALIGN;
-    return m->arena + m->op[op].scratch_offset + bytes * (size_t)part;
-}
-
-void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, size_t *to) {
-    size_t grains = (count + grain - 1) / grain;
-    *from = grains * (size_t)part / (size_t)parts * grain;
-    *to = grains * ((size_t)part + 1) / (size_t)parts * grain;
-    if (*from > count) *from = count;
-    if (*to > count) *to = count;
+    return m->arena + m->op[op].scratch_offset + bytes * (size_t)dn_team_member();
 }
 
 static const struct {

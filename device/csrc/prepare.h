@@ -80,11 +80,11 @@ bool dn_absorb_channels_first(dn_model *m, int op);
 
 /* At run time. */
 dn_act *dn_data(dn_model *m, int tensor);
-dn_act *dn_scratch(dn_model *m, int op, int part);
-/* The part's share of `count` in multiples of `grain`: [*from, *to). */
-void dn_share(size_t count, size_t grain, int part, int parts, size_t *from, size_t *to);
-static inline void dn_share_op(const dn_op *op, int part, int parts, size_t *from, size_t *to) {
-    dn_share(op->split.count, op->split.grain, part, parts, from, to);
+dn_act *dn_scratch(dn_model *m, int op); /* the calling thread's */
+/* The part's share of `count` in multiples of `grain`: [*from, *to). sections.c */
+void dn_share(const dn_model *m, size_t count, size_t grain, int part, int parts, size_t *from, size_t *to);
+static inline void dn_share_op(const dn_model *m, int op, int part, int parts, size_t *from, size_t *to) {
+    dn_share(m, m->op[op].split.count, m->op[op].split.grain, part, parts, from, to);
 }
 
 /* Shares memory instead of copying; both have as many elements. */

@@ -1,11 +1,16 @@
 /* Where threads meet. A meeting costs a microsecond or so, and data that change hands come from the other processor's cache:
  * so operators follow each other without a meeting as long as each part needs only what the same part has made, as a
- * projection of the rows that a depthwise convolution has made. Tensors of a section live at the same time. */
+ * projection of the rows that a depthwise convolution has made. Tensors of a section live at the same time.
+ *
+ * Processors are not equally fast all the time, and whoever has finished waits for the others. So where there is much work
+ * each thread has a large part, and the small ones, between the caller's large one and the others', go to whoever comes
+ * first. */
 #include <stdlib.h>
 
 #include "prepare.h"
 
-enum { WORTH_SHARING = 500000, LEAST_LINES = 5, LEAST_CHANNELS = 2 * DN_CHANNEL_BLOCK };
+enum { WORTH_SHARING = 500000, WORTH_BALANCING = 5000000, LEAST_LINES = 5, LEAST_CHANNELS = 3 * DN_CHANNEL_BLOCK };
+enum { LARGE = 6 }; /* parts, in small ones */
 
 dn_split dn_split_of(const dn_model *m, size_t lines, size_t channels) {
     size_t parts = (size_t)m->threads;
@@ -24,9 +29,25 @@ void dn_split_values(dn_model *m, int op) {
 void dn_share_values(const dn_model *m, int op, int part, int parts, size_t *from, size_t *to) {
     const dn_split *split = &m->op[op].split;
     size_t each = m->tensor[m->op[op].output[0]].count / split->count;
-    dn_share_op(&m->op[op], part, parts, from, to);
+    dn_share_op(m, op, part, parts, from, to);
     *from *= each;
     *to *= each;
+}
+
+/* Of so many grains those before a part, when there are as many parts as threads, or as many small ones besides, or one. */
+static size_t before(const dn_model *m, size_t grains, size_t part, size_t parts) {
+    size_t threads = (size_t)m->threads;
+    if (parts <= threads) return grains * part / parts;
+    size_t small = part == 0 ? 0 : part - 1 < threads ? part - 1 : threads;
+    return grains * ((part - small) * LARGE + small) / (threads * (LARGE + 1));
+}
+
+void dn_share(const dn_model *m, size_t count, size_t grain, int part, int parts, size_t *from, size_t *to) {
+    size_t grains = (count + grain - 1) / grain;
+    *from = before(m, grains, (size_t)part, (size_t)parts) * grain;
+    *to = before(m, grains, (size_t)part + 1, (size_t)parts) * grain;
+    if (*from > count) *from = count;
+    if (*to > count) *to = count;
 }
 
 static bool same_split(const dn_split *a, const dn_split *b) {
@@ -70,7 +91,7 @@ bool dn_cut(dn_model *m) {
         }
         work += work_of(m, &m->op[i]);
         last->last = i;
-        last->alone = work < WORTH_SHARING;
+        last->parts = m->threads == 1 || work < WORTH_SHARING ? 1 : m->threads * (work < WORTH_BALANCING ? 1 : 2);
     }
     return true;
 }

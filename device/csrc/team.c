@@ -1,6 +1,6 @@
-/* A team of threads that run one piece of work in parts and meet at its end. Whoever is free claims the next part, the
- * caller too: a member that sleeps, or that has lost its processor, holds nobody up. Members spin a little before they
- * sleep: layers are short. */
+/* A team of threads that run one piece of work in parts and meet at its end. Whoever is free claims another part, the
+ * caller from the front and the others from the back, so that each finds in its cache what it wrote before: a member that
+ * sleeps, or that has lost its processor, holds nobody up. Members spin a little before they sleep: layers are short. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <sched.h>
@@ -11,19 +11,23 @@
 
 #define SPINS 20000
 #define PATIENCE 1000000 /* yielding too early hands the processor to strangers */
-#define PART_BITS 8      /* of a ticket; 64 parts at most */
+#define PART_BITS 12     /* of a ticket, for each end */
+#define PART_MASK ((1 << PART_BITS) - 1)
 
 struct dn_team {
     int threads;
     pthread_t *thread;
     pthread_mutex_t lock;
     pthread_cond_t work_there;
-    atomic_uint_fast64_t ticket; /* which piece of work << PART_BITS | how many parts of it are claimed */
-    atomic_int done;             /* parts that members have finished */
+    /* which piece of work << 2 * PART_BITS | how many of its parts are claimed from the back << PART_BITS | from the front */
+    atomic_uint_fast64_t ticket;
+    atomic_int parts;
+    atomic_int done; /* parts that members have finished */
     atomic_int asleep;
     atomic_bool stop;
     dn_team_work work;
     void *arg;
+    atomic_int numbered; /* members */
     int started;
 };
 
@@ -35,16 +39,22 @@ static inline void pause_a_little(void) {
 #endif
 }
 
-static uint64_t piece_of(uint64_t ticket) { return ticket >> PART_BITS; }
+static _Thread_local int member; /* of its team; 0: a caller */
+
+int dn_team_member(void) { return member; }
+
+static uint64_t piece_of(uint64_t ticket) { return ticket >> 2 * PART_BITS; }
 
 /* A part of this piece of work that nobody has, now the caller's; -1: none. */
 static int claim(dn_team *team, uint64_t piece) {
     uint_fast64_t ticket = atomic_load_explicit(&team->ticket, memory_order_acquire);
     while (piece_of(ticket) == piece) {
-        int part = (int)(ticket & ((1 << PART_BITS) - 1));
-        if (part >= team->threads) return -1;
-        if (atomic_compare_exchange_weak_explicit(&team->ticket, &ticket, ticket + 1, memory_order_acquire, memory_order_acquire))
-            return part;
+        int parts = atomic_load_explicit(&team->parts, memory_order_relaxed);
+        int front = (int)(ticket & PART_MASK), back = (int)(ticket >> PART_BITS & PART_MASK);
+        if (front + back >= parts) return -1;
+        uint_fast64_t next = ticket + (member == 0 ? 1 : 1 << PART_BITS);
+        if (atomic_compare_exchange_weak_explicit(&team->ticket, &ticket, next, memory_order_acquire, memory_order_acquire))
+            return member == 0 ? front : parts - 1 - back;
     }
     return -1;
 }
@@ -66,11 +76,12 @@ static uint64_t next_piece(dn_team *team, uint64_t seen) {
 
 static void *serve(void *arg) {
     dn_team *team = arg;
+    member = atomic_fetch_add(&team->numbered, 1) + 1;
     for (uint64_t piece = 0;;) {
         piece = next_piece(team, piece);
         if (atomic_load(&team->stop)) return NULL;
         for (int part; (part = claim(team, piece)) >= 0;) {
-            team->work(team->arg, part, team->threads);
+            team->work(team->arg, part, atomic_load_explicit(&team->parts, memory_order_relaxed));
             atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
         }
     }
@@ -94,7 +105,7 @@ dn_team *dn_team_new(int threads) {
 /* The next piece of work, `claimed` parts of it the caller's; returns its number. */
 static uint64_t announce(dn_team *team, unsigned claimed) {
     uint64_t piece = piece_of(atomic_load_explicit(&team->ticket, memory_order_relaxed)) + 1;
-    atomic_store(&team->ticket, piece << PART_BITS | claimed);
+    atomic_store(&team->ticket, piece << 2 * PART_BITS | claimed);
     if (atomic_load(&team->asleep) == 0) return piece; /* whoever falls asleep from now on sees the ticket first */
     pthread_mutex_lock(&team->lock);
     pthread_cond_broadcast(&team->work_there);
@@ -113,13 +124,14 @@ void dn_team_free(dn_team *team) {
     free(team);
 }
 
-void dn_team_run(dn_team *team, dn_team_work work, void *arg) {
+void dn_team_run(dn_team *team, int parts, dn_team_work work, void *arg) {
+    atomic_store_explicit(&team->parts, parts, memory_order_relaxed);
     team->work = work;
     team->arg = arg;
     atomic_store_explicit(&team->done, 0, memory_order_relaxed);
     uint64_t piece = announce(team, 1);
-    int others = team->threads;
-    for (int part = 0; part >= 0; part = claim(team, piece), others--) work(arg, part, team->threads);
+    int others = parts;
+    for (int part = 0; part >= 0; part = claim(team, piece), others--) work(arg, part, parts);
     for (int i = 0; atomic_load_explicit(&team->done, memory_order_acquire) != others; i++) {
         if (i < PATIENCE) pause_a_little();
         else sched_yield(); /* a member waits for a processor: perhaps for this one */

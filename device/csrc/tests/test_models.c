@@ -66,10 +66,10 @@ static void run_in_parts(dn_model *m, int parts, bool backwards) {
                 if (m->op[i].run != NULL) m->op[i].run(m, i, backwards ? parts - 1 - k : k, parts);
 }
 
-static void test_parts(const file *model, const file *expected, const char *path, const char *kernels, int parts,
-                       bool backwards) {
+static void test_parts(const file *model, const file *expected, const char *path, const char *kernels, int threads,
+                       int parts, bool backwards) {
     dn_error error;
-    dn_options options = {parts, 1 << 20, kernels};
+    dn_options options = {threads, 1 << 20, kernels};
     dn_model *m = dn_model_load(model->data, model->size, &options, &error);
     CHECK(m != NULL);
     dn_info info;
@@ -98,8 +98,10 @@ static void test_answers(const file *model, const file *expected, const char *pa
                 exit(1);
             }
             free(got.data);
-            test_parts(model, expected, path, *name, threads, false);
-            test_parts(model, expected, path, *name, threads, true);
+            for (int parts = threads; parts <= 2 * threads; parts += threads) {
+                test_parts(model, expected, path, *name, threads, parts, false);
+                test_parts(model, expected, path, *name, threads, parts, true);
+            }
         }
     }
 }
