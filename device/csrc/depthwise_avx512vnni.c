@@ -85,13 +85,10 @@ static int takes_window(const dn_depthwise *d, int32_t stride_h, int32_t dil_h) 
            (stride_h == 1 || stride_h == 2);
 }
 
-/* How many channels go together from c on. Blocks do not straddle a multiple of 64: threads may begin there. */
+/* How many channels go together from c on, a multiple of 64. */
 static size_t width_at(const dn_depthwise *d, size_t c) {
-    size_t left = (size_t)d->channels - c, width = left > PAIRED ? WIDE : PAIRED;
-    if (c % WIDE != 0 || left < WORTH_PAIRING) return LANES;
-    for (size_t i = c; i < c + width && i < (size_t)d->channels; i += LANES)
-        if (mode_at(&d->requant, i) == EXACT) return LANES;
-    return width;
+    size_t left = (size_t)d->channels - c;
+    return left > PAIRED ? WIDE : left < WORTH_PAIRING ? LANES : PAIRED;
 }
 
 /* Sets of output rows in a block so wide. */
@@ -173,7 +170,7 @@ typedef struct {
     const int8_t *w;
     __m512i bias[4];
     quick q[4];
-    scale s;
+    scale s[4];
     mode how;
     finish f;
     __m512i centre;
@@ -195,25 +192,47 @@ static block block_at(const dn_depthwise *d, size_t c, size_t width, const int8_
     size_t left = (size_t)d->channels - c;
     block b = {.w = w, .how = mode_at(r, c), .f = finish_at(r), .centre = _mm512_set1_epi32(r->centre),
                .width = (int)(left < width ? left : width)};
-    if (width == LANES) {
-        b.bias[0] = load(r->bias + c);
-        b.s = scale_at(r, c);
-        if (b.how != EXACT) b.q[0] = quick_at(&r->quick[c / LANES]);
-        return b;
-    }
-    __m512i scales[4], nudges[4];
+    for (size_t i = 0; i < width && i < left; i += LANES)
+        if (mode_at(r, c + i) == EXACT) b.how = EXACT;
+    __m512i scales[4], nudges[4], multipliers[4], shifts[4];
     for (size_t v = 0; v < 4; v++) {
         size_t from = c + v * LANES % width;
         b.bias[v] = load(r->bias + from);
-        quick q = quick_at(&r->quick[from / LANES]);
-        scales[v] = _mm512_castps_si512(q.scale);
-        nudges[v] = q.nudge;
+        multipliers[v] = load(r->multiplier + from);
+        shifts[v] = load(r->shift + from);
+        scales[v] = nudges[v] = _mm512_setzero_si512();
+        if (r->quick == NULL || from >= (size_t)d->channels) continue;
+        const dn_quick *q = &r->quick[from / LANES];
+        if (b.how == EXACT && q->usable) b.bias[v] = _mm512_add_epi32(b.bias[v], load(q->base));
+        scales[v] = load(q->scale);
+        nudges[v] = load(q->nudge);
     }
-    deal(b.bias);
-    deal(scales);
-    deal(nudges);
-    for (int v = 0; v < 4; v++) b.q[v] = (quick){_mm512_castsi512_ps(scales[v]), nudges[v]};
+    if (width != LANES) {
+        deal(b.bias);
+        deal(multipliers);
+        deal(shifts);
+        deal(scales);
+        deal(nudges);
+    }
+    for (int v = 0; v < 4; v++) {
+        b.s[v] = scale_of(multipliers[v], shifts[v], r->once);
+        b.q[v] = (quick){_mm512_castsi512_ps(scales[v]), nudges[v]};
+    }
     return b;
+}
+
+/* Sums of P of the block's vectors; in a narrow block all four are one. */
+INLINE void requantise_sums(const block *b, const int P, __m512i *s) {
+    if (b->how == RECTIFIED) {
+        UNROLL
+        for (int v = 0; v < P; v++) s[v] = requantise_rectified(s[v], &b->q[v]);
+    } else if (b->how == SIGNED) {
+        UNROLL
+        for (int v = 0; v < P; v++) s[v] = requantise_signed(s[v], &b->q[v]);
+    } else {
+        UNROLL
+        for (int v = 0; v < P; v++) s[v] = _mm512_sub_epi32(requantise(s[v], &b->s[v]), b->centre);
+    }
 }
 
 /* Where output goes: how far it is to the next pixel, to the next row, and to the next set of rows. */
@@ -253,13 +272,7 @@ INLINE void wide_pixels(const int K, const int STRIDE, const int LINES, const in
         UNROLL
         for (int p = 0; p < P; p++) {
             __m512i *s = sum[l][p];
-            if (b->how == RECTIFIED) {
-                UNROLL
-                for (int v = 0; v < 4; v++) s[v] = requantise_rectified(s[v], &b->q[v]);
-            } else {
-                UNROLL
-                for (int v = 0; v < 4; v++) s[v] = requantise_signed(s[v], &b->q[v]);
-            }
+            requantise_sums(b, 4, s);
             dn_act *pixel = out + (size_t)l * to->row + (size_t)p * to->channels;
             __m512i bytes = narrow_lanes(s[0], s[1], s[2], s[3], &b->f);
             if (SETS == 1) store_row(pixel, b->width, bytes);
@@ -282,16 +295,7 @@ INLINE void narrow_pixels(const int K, const int STRIDE, const int LINES, const 
                 UNROLL
                 for (int p = 0; p < P; p++) s[p] = dot(s[p], load(tile + (size_t)((p * STRIDE + kx) * GROUPS + g) * 64), w);
             }
-        if (b->how == RECTIFIED) {
-            UNROLL
-            for (int p = 0; p < P; p++) s[p] = requantise_rectified(s[p], &b->q[0]);
-        } else if (b->how == SIGNED) {
-            UNROLL
-            for (int p = 0; p < P; p++) s[p] = requantise_signed(s[p], &b->q[0]);
-        } else {
-            UNROLL
-            for (int p = 0; p < P; p++) s[p] = _mm512_sub_epi32(requantise(s[p], &b->s), b->centre);
-        }
+        requantise_sums(b, P, s);
         __m512i four = narrow(s[0], s[1], s[2], s[3], &b->f);
         if (one) store_row(out + (size_t)l * to->row, b->width, four);
         else store_four(out + (size_t)l * to->row, to->channels, b->width, four);
