@@ -17,7 +17,7 @@ from distillnet.cloud.surgery import Layer, layers_of
 from distillnet.engine.profile import Profile
 
 SPEEDUP = 20.0
-SURPRISE = 1.12  # a run over the sum of its layers by a board's table, the worst seen
+SURPRISE = 1.12  # a run takes longer than its layers in a board's table: there caches are warm
 LITERT_RATIO = 1.2  # LiteRT's time over the table's where the profile does not say
 
 

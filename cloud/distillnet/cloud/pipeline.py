@@ -48,7 +48,7 @@ from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 750
 RELEVANCE_PICTURES_PER_MINUTE = 128
-TRAINING_SHARE = 0.6
+TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
 SMALLER = 9.1  # than the teacher, where the application asks for no size; models are an eighth then
@@ -287,8 +287,9 @@ class _Run:
 
     def _recipe(self) -> Recipe:
         """Say how to train. The weights of a short run change fast until its end: their average looks back less far."""
-        seconds, steps = self.minutes * 60 * TRAINING_SHARE, self.application.search.steps
-        return Recipe(seconds, steps, average_decay=0.98 if self.minutes < SHORT_MINUTES else 0.995)
+        short = self.minutes < SHORT_MINUTES
+        seconds = self.minutes * 60 * (SHORT_TRAINING_SHARE if short else TRAINING_SHARE)
+        return Recipe(seconds, self.application.search.steps, average_decay=0.98 if short else 0.995)
 
     def _taught(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
         """Return what the student is to say: where there are labels, what the probe made of them says, (V, K+1).
