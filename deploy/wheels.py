@@ -25,7 +25,7 @@ DIST = wheelhouse.ROOT / "dist"
 GLIBC = (2, 28)
 ARCHITECTURES = ("x86_64", "aarch64")
 MACHINES = {"x86_64": "Advanced Micro Devices X86-64", "aarch64": "AArch64"}
-PROMISED = {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1"}
+PROMISED = {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1", "ld-linux-x86-64.so.2"}
 
 
 class WheelError(Exception):
