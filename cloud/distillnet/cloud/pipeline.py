@@ -28,7 +28,16 @@ from distillnet.cloud.course import Course, Trained, merit
 from distillnet.cloud.data import Dataset, gather
 from distillnet.cloud.entrants import Entrant, Ground, enter
 from distillnet.cloud.executor import Executor, Kind, open_executor
-from distillnet.cloud.export import compare, dequantise, golden_vectors, input_tensor, run_int8, sample, to_int8
+from distillnet.cloud.export import (
+    GOLDEN_VECTORS,
+    compare,
+    dequantise,
+    golden_vectors,
+    input_tensor,
+    run_int8,
+    sample,
+    to_int8,
+)
 from distillnet.cloud.facts import Result, student_card, student_facts
 from distillnet.cloud.material import Examination
 from distillnet.cloud.measure import compare_speed, int8_teacher
@@ -355,7 +364,7 @@ class _Run:
 
     def _write(self, result: Result, model: bytes, pixels: Pixels) -> dict[str, Any]:
         held_out = np.concatenate([result.views.where("validation"), result.views.where("test")])
-        inputs = (pixels[sample(held_out, 8, self.seed)].astype(np.float32) - LITE_MEAN) / LITE_SCALE
+        inputs = (pixels[sample(held_out, GOLDEN_VECTORS, self.seed)].astype(np.float32) - LITE_MEAN) / LITE_SCALE
         student = pack(model, student_card(result), golden_vectors(model, inputs))
         facts = student_facts(result, len(student))
         try:

@@ -168,12 +168,10 @@ def distil(
         generator.bit_generator.state = resume_from["generator"]
         curve, step, spent = resume_from["curve"], resume_from["step"], resume_from["spent"]
         advance(step if recipe.steps else spent)
-    learning = _Forward(student, throw_away, held)
-    forward: Callable[[Tensor], Any] = learning
+    forward: Callable[[Tensor], Any] | None = None
     threads = torch.get_num_threads()
     # Sums differ by the number of threads, and a number of steps is to give the same student.
     pace = Pace(threads) if recipe.steps is None and where.type == "cpu" else None
-    begun_at = step
     last, last_kept, next_check = time.monotonic(), time.monotonic(), 0.1 if check else math.inf
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
@@ -184,8 +182,8 @@ def distil(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * group["factor"] * _schedule(done)
         batch = material.draw(recipe.batch, generator)
-        if step == begun_at:
-            forward = accelerator.replayed(learning, batch.x)
+        if forward is None:
+            forward = accelerator.replayed(_Forward(student, throw_away, held), batch.x)
         outputs, *guessed = forward(batch.x)
         loss = _loss(outputs, guessed, batch, material.deviation, recipe)
         optimiser.zero_grad(set_to_none=True)
