@@ -173,14 +173,19 @@ const dn_kernels *dn_kernels_pick(const char *name); /* dispatch.c; NULL or "": 
 struct dn_model;
 typedef void (*dn_op_kernel)(struct dn_model *m, int op, int part, int parts);
 
+/* The nearest to a * b / 2^31, halves up: gemmlowp's SaturatingRoundingDoublingHighMul but for INT32_MIN squared. */
+static inline int32_t dn_multiply_high(int32_t a, int32_t b) { return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31); }
+
+/* The nearest to x / 2^exponent, halves away from zero: gemmlowp's RoundingDivideByPOT; 0 <= exponent <= 31. */
+static inline int32_t dn_divide_by_power(int32_t x, int exponent) {
+    int32_t mask = (int32_t)((1u << exponent) - 1), threshold = (mask >> 1) + (x < 0);
+    return (x >> exponent) + ((x & mask) > threshold);
+}
+
 /* TFLite's MultiplyByQuantizedMultiplier with double rounding; multiplier >= 0, -31 <= shift <= 30; wraps as x86 does. */
 static inline int32_t dn_requantise(int32_t x, int32_t multiplier, int32_t shift) {
     int32_t shifted = shift > 0 ? (int32_t)((uint32_t)x << shift) : x;
-    int32_t high = (int32_t)(((int64_t)shifted * multiplier + (1 << 30)) >> 31);
-    int right = shift > 0 ? 0 : -shift;
-    int32_t mask = (int32_t)((1u << right) - 1);
-    int32_t threshold = (mask >> 1) + (high < 0);
-    return (high >> right) + ((high & mask) > threshold);
+    return dn_divide_by_power(dn_multiply_high(shifted, multiplier), shift > 0 ? 0 : -shift);
 }
 
 /* The same with one rounding, as ruy has it; the result wraps. */

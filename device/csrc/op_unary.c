@@ -1,5 +1,5 @@
-/* Functions of one 8-bit value, tabulated at load by TFLite's own arithmetic: activations and requantisation; and
- * SOFTMAX, and the float borders. */
+/* Functions of one 8-bit value, tabulated at load by TFLite's own arithmetic: activations and requantisation; and the
+ * float borders. */
 #include <math.h>
 
 #include "prepare.h"
@@ -36,11 +36,6 @@ static int16_t high_mul16(int16_t a, int16_t b) {
     return a == INT16_MIN && b == INT16_MIN ? INT16_MAX : (int16_t)((int32_t)a * b / (1 << 15));
 }
 
-static int32_t divide_by_power(int32_t x, int exponent) {
-    int32_t mask = (int32_t)((1u << exponent) - 1), threshold = (mask >> 1) + (x < 0);
-    return (x >> exponent) + ((x & mask) > threshold);
-}
-
 /* TFLite's reference_ops::HardSwish, in its 16-bit steps. */
 static int32_t hard_swish(const unary *u, int32_t v) {
     int16_t fine = (int16_t)((v - u->in->zero_point) * (1 << 7));
@@ -49,9 +44,9 @@ static int32_t hard_swish(const unary *u, int32_t v) {
     if (u->reluish_exponent > 0) relu = saturated16((int64_t)relu * ((int64_t)1 << (u->reluish_exponent - 1)));
     relu = rounding_high_mul16(relu, u->reluish_multiplier);
     if (u->reluish_exponent > 0) relu = saturated16((int64_t)relu * 2);
-    if (u->reluish_exponent < 0) relu = (int16_t)divide_by_power(relu, -u->reluish_exponent);
+    if (u->reluish_exponent < 0) relu = (int16_t)dn_divide_by_power(relu, -u->reluish_exponent);
     relu = (int16_t)((relu + (1 << 15)) >> 1);
-    int16_t q = (int16_t)divide_by_power(high_mul16(relu, scaled), -u->out_exponent);
+    int16_t q = (int16_t)dn_divide_by_power(high_mul16(relu, scaled), -u->out_exponent);
     return q + u->out->zero_point;
 }
 
@@ -194,52 +189,4 @@ bool dn_prepare_dequantise(dn_model *m, int op) {
     if (out->type != DN_FLOAT32) return DN_REFUSE(m, op, DN_UNSUPPORTED, "output of type %d", (int)out->type);
     m->op[op].run = run_to_float;
     return per_tensor(m, op, in, "input") && dn_need_shape(m, op, out, "output", in->rank, in->dim);
-}
-
-typedef struct {
-    float table[256]; /* exp(-beta * scale * (255 - i)) */
-    size_t rows, depth;
-    float scale;
-    int32_t zero;
-} softmax;
-
-static void run_softmax(dn_model *m, int op, int part, int parts) {
-    const softmax *p = m->op[op].params;
-    size_t from, to;
-    dn_share(m, p->rows, 1, part, parts, &from, &to);
-    for (size_t row = from; row < to; row++) {
-        const dn_act *in = dn_data(m, m->op[op].input[0]) + row * p->depth;
-        dn_act *out = dn_data(m, m->op[op].output[0]) + row * p->depth;
-        int32_t max = in[0];
-        for (size_t i = 1; i < p->depth; i++) max = in[i] > max ? in[i] : max;
-        float sum = 0.0f;
-        for (size_t i = 0; i < p->depth; i++) sum += p->table[255 - max + in[i]];
-        float inverse = 1.0f / (sum * p->scale);
-        for (size_t i = 0; i < p->depth; i++) {
-            float scaled = roundf(p->table[255 - max + in[i]] * inverse);
-            int32_t q = scaled < 1e6f ? (int32_t)scaled : 1000000;
-            out[i] = dn_finish(q, p->zero, DN_ACT_MIN, DN_ACT_MAX);
-        }
-    }
-}
-
-bool dn_prepare_softmax(dn_model *m, int op) {
-    if (!dn_need(m, op, 1, 0, 1)) return false;
-    dn_tensor *in = dn_in(m, op, 0), *out = dn_out(m, op, 0);
-    if (!dn_need_int8(m, op, in, "input") || !dn_need_int8(m, op, out, "output") ||
-        !dn_need_shape(m, op, out, "output", in->rank, in->dim))
-        return false;
-    float beta = dn_fb_float(&m->fb, m->op[op].options, 0, 0.0f);
-    if (in->rank < 1 || !(beta >= 0.0f)) return DN_REFUSE(m, op, DN_UNSUPPORTED, "beta is %g", (double)beta);
-    softmax *p = dn_pool(m, sizeof *p);
-    if (p == NULL) return false;
-    float scale = -in->scale * beta;
-    for (int i = 0; i < 256; i++) p->table[255 - i] = expf(scale * (float)i);
-    p->depth = (size_t)in->dim[in->rank - 1];
-    p->rows = in->count / p->depth;
-    p->scale = out->scale;
-    p->zero = dn_arena_zero(out);
-    m->op[op].params = p;
-    m->op[op].run = run_softmax;
-    return true;
 }

@@ -10,6 +10,7 @@ from distillnet.engine import _engine
 from distillnet.engine.backend import ModelError
 from distillnet.engine.litert import LiteRTModel
 from distillnet.engine.native import NativeModel, UnsupportedError
+from distillnet.engine.tflite_writer import Builder
 from distillnet.engine.verify import sample_inputs
 
 KERNELS = _engine.kernel_names()
@@ -49,3 +50,41 @@ def test_operator_equals_reference_far_and_wide(operator: str) -> None:
         _compare(model, threads)
 
     check()
+
+
+def _softmax(shape: tuple[int, int], scale: float, beta: float, out_scale: float = 1 / 256) -> bytes:
+    b = Builder()
+    x, y = b.tensor(shape, scale, 0), b.tensor(shape, out_scale, -128)
+    b.op("SOFTMAX", [x], [y], "SoftmaxOptions", beta=beta)
+    return b.build([x], [y])
+
+
+def test_softmax_rounds_as_the_reference_does_next_to_a_tie() -> None:
+    """The value at 16 is 10.5000004 / 256, and less in the reference's fixed-point exponentials."""
+    row = [-9, -21, -7, 0, 15, -12, -4, -28, -17, 55, 21, -16, -27, -20, 0, 1, -15, -26, 28, 9, -7, -4, -11, -59]
+    model, x = _softmax((1, 24), 0.0035, 0.5), np.array([row], np.int8)
+    scores = NativeModel(model).run_tensor(x)
+    assert scores[0, 16] == -118
+    np.testing.assert_array_equal(scores, LiteRTModel(model, reference=True).run_tensor(x))
+
+
+@pytest.mark.parametrize(("scale", "beta"), [(0.0035, 0.5), (0.0078431, 1.0), (0.02353, 1.0), (0.1, 3.7), (1.0, 1.0)])
+def test_softmax_equals_the_reference_on_many_rows(scale: float, beta: float) -> None:
+    for depth in (2, 3, 10, 24, 100):
+        model = _softmax((4000, depth), scale, beta)
+        x = np.random.default_rng(depth).integers(-128, 128, (4000, depth)).astype(np.int8)
+        reference = LiteRTModel(model, reference=True).run_tensor(x)
+        np.testing.assert_array_equal(NativeModel(model, threads=2).run_tensor(x), reference)
+
+
+def test_softmax_of_more_equal_values_than_the_reference_counts_is_nothing() -> None:
+    """512 equal values make the reference abort; 5,000 overflow its sum."""
+    for depth in (512, 1001, 5000):
+        scores = NativeModel(_softmax((1, depth), 0.1, 1.0)).run_tensor(np.full((1, depth), 7, np.int8))
+        np.testing.assert_array_equal(scores, -128)
+
+
+def test_softmax_into_another_scale_is_refused_as_litert_refuses_it() -> None:
+    for backend in (NativeModel, LiteRTModel):
+        with pytest.raises(ModelError):
+            backend(_softmax((1, 4), 0.1, 1.0, out_scale=1 / 128))
