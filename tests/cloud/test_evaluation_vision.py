@@ -14,7 +14,8 @@ import torch
 from distillnet.cloud.classes import ClassList
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs, slimmed
 from distillnet.cloud.evaluation import summary, vision
-from distillnet.cloud.evaluation.arms import ARMS, Settings, prepare
+from distillnet.cloud.evaluation.arms import ARMS, prepare
+from distillnet.cloud.evaluation.settings import Settings
 from distillnet.cloud.evaluation.tiny_imagenet import Archive, load
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.teacher import Floats, Pixels, Teacher

@@ -1,13 +1,26 @@
 """The application file: a few events, data, a budget. The one file an application developer writes."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distillnet.proto.card import Name
-from distillnet.proto.strict import Strict, load_toml
+from distillnet.proto.strict import ConfigError, Strict, load_toml, nearest
 
+Modality = Literal["image", "audio"]
+TEACHERS: dict[Modality, tuple[str, ...]] = {
+    "image": (
+        "efficientnet-lite0",
+        "efficientnet-lite1",
+        "efficientnet-lite2",
+        "file:PATH.tflite",
+        "onnx:PATH.onnx",
+        "timm:NAME",
+        "torch:MODULE:ATTRIBUTE",
+    ),
+    "audio": ("soundnet", "file:PATH.tflite", "onnx:PATH.onnx", "torch:MODULE:ATTRIBUTE"),
+}
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -15,7 +28,7 @@ class ApplicationSection(Strict):
     """`[application]`."""
 
     name: Name
-    modality: Literal["image", "audio"] = "image"
+    modality: Modality = "image"
 
 
 class TeacherSection(Strict):
@@ -66,6 +79,8 @@ class DataSection(Strict):
 
 SECONDS_PER_HOUR = 3600.0
 DEFAULT_FALSE_ALARM_RATE = 0.01
+SMALLER = 9.1
+"""So many times fewer weights than the teacher, where no size is asked for: the model is an eighth then."""
 
 
 class BudgetSection(Strict):
@@ -137,15 +152,18 @@ def load(path: Path) -> Application:
     return load_toml(path, Application)
 
 
-def recognise(path: Path, document: dict[str, Any]) -> str | None:
-    """Say in a line what a valid application file holds; None when the document is of another kind.
+def check_teacher(source: str, modality: Modality) -> None:
+    """Refuse a `[teacher] source` of a kind that there is not.
 
     Raises:
-        ConfigError: it is an application file, and broken.
+        ConfigError: which there are.
 
     """
-    if "application" not in document:
-        return None
-    application = load(path)
-    events = ", ".join(event.name for event in application.event)
-    return f"application {application.application.name!r}: {events}, taught by {application.teacher.source}"
+    known = TEACHERS[modality]
+    if not any(_is_of(source, form) for form in known):
+        raise ConfigError(f"[teacher] source {source!r} is none of {', '.join(known)}{nearest(source, list(known))}")
+
+
+def _is_of(source: str, form: str) -> bool:
+    kind, colon, _ = form.partition(":")
+    return source == form if not colon else source.startswith(f"{kind}:") and source != f"{kind}:"

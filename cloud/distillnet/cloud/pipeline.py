@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distillnet.cloud import application as applications
 from distillnet.cloud import boards, budget, checkpoint, material, race, report
-from distillnet.cloud.application import Application
+from distillnet.cloud.application import SMALLER, Application
 from distillnet.cloud.baselines import Baselines, baselines
 from distillnet.cloud.candidate import Candidate, ZeroShot
 from distillnet.cloud.core import Classifier, weights
@@ -60,7 +60,6 @@ RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
-SMALLER = 9.1  # than the teacher, where the application asks for no size; models are an eighth then
 BYTES_SHARE = 0.85  # of a file that is weights
 SHORT_MINUTES = 4.0
 PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

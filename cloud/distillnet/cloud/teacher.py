@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillnet.cloud import accelerator
-from distillnet.cloud.application import TeacherSection
+from distillnet.cloud.application import TeacherSection, check_teacher
 from distillnet.cloud.classes import IMAGENET_CLASSES, ClassList
 from distillnet.cloud.core import Classifier, CoreNet, from_efficientnet_lite
 from distillnet.proto.strict import ConfigError
@@ -76,19 +76,15 @@ def load(section: TeacherSection, base: Path) -> Teacher:
         ConfigError: unknown source, missing package or file, or a network that does not fit.
 
     """
+    check_teacher(section.source, "image")
     kind, _, rest = section.source.partition(":")
     listed = ClassList.from_file(base / section.classes_file) if section.classes_file else None
     if section.source in NATIVE_RESOLUTION:
         teacher = _efficientnet_lite(section.source, section.resolution)
-    elif kind in ("file", "onnx") and rest:
+    elif kind in ("file", "onnx"):
         teacher = _black_box(kind, base / rest, section, listed)
-    elif kind in ("timm", "torch") and rest:
-        teacher = _module(kind, rest, section, listed)
     else:
-        raise ConfigError(
-            f"[teacher] source {section.source!r} is none of {', '.join(NATIVE_RESOLUTION)}, "
-            "file:PATH.tflite, onnx:PATH.onnx, timm:NAME, torch:MODULE:ATTRIBUTE"
-        )
+        teacher = _module(kind, rest, section, listed)
     return replace(teacher, classes=listed) if listed else teacher
 
 

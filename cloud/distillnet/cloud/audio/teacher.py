@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillnet.cloud.application import TeacherSection
+from distillnet.cloud.application import TeacherSection, check_teacher
 from distillnet.cloud.audio import soundnet
 from distillnet.cloud.classes import ClassList
 from distillnet.cloud.teacher import imported_module, last_layer, state_digest
@@ -57,12 +57,13 @@ def load(section: TeacherSection, base: Path) -> SoundTeacher:
         ConfigError: missing, or no network from a waveform to classes.
 
     """
+    check_teacher(section.source, "audio")
     kind, _, rest = section.source.partition(":")
     if section.source == "soundnet":
         return _soundnet(section)
-    if kind == "torch" and rest:
+    if kind == "torch":
         samples, outputs, digest, hear = _torch_network(rest)
-    elif kind in ("file", "onnx") and rest:
+    else:
         path = base / rest
         try:
             data = path.read_bytes()
@@ -70,11 +71,6 @@ def load(section: TeacherSection, base: Path) -> SoundTeacher:
             raise ConfigError(f"[teacher] source {section.source!r}: {path} cannot be read: {exc.strerror}") from exc
         samples, outputs, hear = (_waveform_network if kind == "file" else _onnx_network)(data, path)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    else:
-        raise ConfigError(
-            f"[teacher] source {section.source!r}: a teacher of sound is soundnet, file:PATH.tflite (e.g. YAMNet), "
-            "onnx:PATH.onnx or torch:MODULE:ATTRIBUTE"
-        )
     classes = _classes(base / section.classes_file) if section.classes_file else ClassList.numbered(outputs)
     if len(classes) != outputs:
         raise ConfigError(f"teacher {section.source!r} gives {outputs} classes; classes_file names {len(classes)}")

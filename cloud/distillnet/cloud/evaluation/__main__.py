@@ -8,7 +8,10 @@ import typer
 from rich.console import Console
 
 from distillnet.cloud import host
+from distillnet.cloud.evaluation.settings import Settings
 from distillnet.proto.strict import ConfigError, nearest
+
+DEFAULT = Settings()
 
 
 def _command(
@@ -21,13 +24,15 @@ def _command(
     applications: str = typer.Option("backyard,street,kitchen", help="separated by commas"),
     arms: str = typer.Option("", help="separated by commas [default: all]"),
     seeds: int = typer.Option(1, min=1, help="how many: 0, 1, …"),
-    steps: int = typer.Option(400, min=1, help="of training, the same for every arm"),
-    budget_ms: float = typer.Option(0.25, min=0.001, help="milliseconds a student may take, by the board's table"),
-    smaller: float = typer.Option(
-        9.1, min=1.0, help="how many times fewer weights than the teacher a student has at least"
+    steps: int = typer.Option(DEFAULT.steps, min=1, help="of training, the same for every arm"),
+    budget_ms: float = typer.Option(
+        DEFAULT.budget_ms, min=0.001, help="milliseconds a student may take, by the board's table"
     ),
-    board: str = typer.Option("x86-64", help="whose table"),
-    resolution: int = typer.Option(96, min=32, max=512, help="pixels a side that a student sees"),
+    smaller: float = typer.Option(
+        DEFAULT.smaller, min=1.0, help="how many times fewer weights than the teacher a student has at least"
+    ),
+    board: str = typer.Option(DEFAULT.board, help="whose table"),
+    resolution: int = typer.Option(DEFAULT.resolution, min=32, max=512, help="pixels a side that a student sees"),
     quick: bool = typer.Option(False, "--quick", help="one application, one seed: some 20 minutes of a core"),
     minutes: float = typer.Option(60.0, min=0.0, help="start no further job after so long"),
     only_train: bool = typer.Option(
@@ -48,7 +53,7 @@ def _command(
     from distillnet.cloud import boards
     from distillnet.cloud.application import TeacherSection
     from distillnet.cloud.evaluation import summary, vision
-    from distillnet.cloud.evaluation.arms import ARMS, Settings
+    from distillnet.cloud.evaluation.arms import ARMS
     from distillnet.cloud.evaluation.tiny_imagenet import Archive
     from distillnet.cloud.places import cache_directory
     from distillnet.cloud.progress import Steps

@@ -19,6 +19,7 @@ from distillnet.cloud import boards
 from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.candidate import essential_core
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed, weights
+from distillnet.cloud.evaluation.settings import Settings
 from distillnet.cloud.evaluation.tiny_imagenet import Task
 from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.probe import apply_probe, fit_probe
@@ -33,18 +34,6 @@ from distillnet.cloud.wanted import restricted
 RELEVANCE_PICTURES = 512
 COARSE = 128
 Lesson = Literal["distil", "labels", "none"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all arms share."""
-
-    resolution: int = 96
-    budget_ms: float = 0.25
-    smaller: float = 9.1
-    board: str = "x86-64"
-    steps: int = 400
-    batch: int = 64
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import torch
 
 from distillnet.cloud import accelerator, host, metrics
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape
-from distillnet.cloud.evaluation.arms import ARMS, COARSE, Ground, Settings, prepare
+from distillnet.cloud.evaluation.arms import ARMS, COARSE, Ground, prepare
+from distillnet.cloud.evaluation.settings import Settings
 from distillnet.cloud.evaluation.tiny_imagenet import Archive, Task, load
 from distillnet.cloud.export import dequantise, input_tensor, run_int8, to_int8
 from distillnet.cloud.measure import compare_speed, int8_teacher

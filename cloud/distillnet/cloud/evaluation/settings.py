@@ -1,0 +1,17 @@
+"""What every arm of the comparison shares; the defaults of its command, too, whose help needs no torch."""
+
+from dataclasses import dataclass
+
+from distillnet.cloud.application import SMALLER
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all arms share."""
+
+    resolution: int = 96
+    budget_ms: float = 0.25
+    smaller: float = SMALLER
+    board: str = "x86-64"
+    steps: int = 400
+    batch: int = 64
