@@ -16,7 +16,7 @@ from distillnet.cloud.candidate import Candidate
 from distillnet.cloud.data import Dataset
 from distillnet.cloud.export import Gate
 from distillnet.cloud.measure import Speed
-from distillnet.cloud.metrics import Floats, Ints, agreement, confusion, det_curves, wilson
+from distillnet.cloud.metrics import Figure, Floats, Ints, agreement, confusion, det_curves, wilson
 from distillnet.cloud.rejection import Decision, alarms
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Teacher
 from distillnet.cloud.views import Views
@@ -30,6 +30,7 @@ FEW = 1000
 class Result:
     """One finished distillation. `scores` (V, K+1) are the int8 student's, calibrated; `truth` (V,).
 
+    `borne_out`: see `Wanted`.
     `board_ms`: what the student takes on the budget's board, by its table.
     """
 
@@ -38,6 +39,7 @@ class Result:
     dataset: Dataset
     views: Views
     truth: Ints
+    borne_out: Figure | None
     scores: Floats
     baselines: Baselines
     candidate: Candidate
@@ -226,6 +228,13 @@ def _notes(result: Result, n: int) -> list[str]:
     if (result.views.labels < 0).all():
         notes.append(
             "No picture is labelled: the teacher's word is taken for the truth, so every figure is agreement with it."
+        )
+    if result.borne_out is not None:
+        unlabelled = np.count_nonzero(result.views.labels[result.views.where("test")] < 0)
+        notes.append(
+            f"{unlabelled} of {n} test views have no label: what the teacher and a probe on the labelled views say "
+            f"together is taken for their truth. On labelled views that the probe had not seen, its macro recall is "
+            f"{result.borne_out}."
         )
     if n < FEW:
         notes.append(f"The test split has {n} views only: mind the intervals.")

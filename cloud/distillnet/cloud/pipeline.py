@@ -136,8 +136,8 @@ class _Run:
             teacher = load(self.application.teacher, self.path.parent)
             dataset = gather(self.application, self.path.parent, teacher.classes)
         views = self._views(dataset, teacher, cache)
-        wanted = targets(views, dataset)
-        truth = np.asarray(wanted.argmax(1), np.int64)
+        wished = targets(views, dataset, seed=self.seed)
+        wanted, truth = wished.probabilities, wished.truth
         self._check(views, truth, dataset)
         with self.steps.step("baselines", "baselines: the teacher as it is, a probe on its features"):
             free = baselines(views, dataset, wanted, seed=self.seed)
@@ -157,6 +157,7 @@ class _Run:
             dataset=dataset,
             views=views,
             truth=truth,
+            borne_out=wished.borne_out,
             scores=scores,
             baselines=free,
             candidate=candidate,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distillnet.cloud.metrics import Floats
+from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.training import balanced
 
 HIDDEN = 256
@@ -50,6 +50,24 @@ def apply_probe(probe: nn.Module, features: Floats) -> Floats:
     with torch.inference_mode():
         logits: Floats = probe(torch.from_numpy(features)).numpy()
     return logits
+
+
+def held_out_scores(features: Floats, wanted: Floats, fold: Ints, *, seed: int) -> Floats:
+    """Return probabilities (N, K+1), those of each fold by a probe that was fitted on the others.
+
+    Args:
+        features: (N, F).
+        wanted: probabilities (N, K+1).
+        fold: (N,), two at least.
+        seed: of every probe.
+
+    """
+    scores = np.zeros_like(wanted)
+    for own in np.unique(fold):
+        inside = fold == own
+        probe = fit_probe(features[~inside], wanted[~inside], seed=seed)
+        scores[inside] = softmax(apply_probe(probe, features[inside]))
+    return scores
 
 
 class _Standardise(nn.Module):

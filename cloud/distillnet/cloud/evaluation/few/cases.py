@@ -1,0 +1,107 @@
+"""What is distilled and what it is judged on: pictures that nothing was trained on.
+
+Tiny-ImageNet's `val` and `unseen` for `backyard`; half of the photos for ants and bees, which have no `other`.
+"""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from distillnet.cloud.evaluation.tiny_imagenet import Archive
+from distillnet.cloud.media import Picture
+from distillnet.cloud.metrics import Ints
+from distillnet.proto.strict import ConfigError
+
+EACH = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """Few labelled pictures, a heap, and what to judge on. Labels are outputs; `other` is the last of them.
+
+    `words`: the teacher classes of each event; `unseen`: negatives of classes that are nowhere else.
+    """
+
+    name: str
+    words: dict[str, list[str]]
+    labelled: list[Picture]
+    labels: Ints
+    heap: list[Picture]
+    test: list[Picture]
+    test_labels: Ints
+    unseen: list[Picture]
+
+
+def on_tiny_imagenet(application: str, archive: Path, seed: int) -> Case:
+    """Ten pictures of each event over its classes, one of `other` for each of its classes; the heap is the rest.
+
+    Raises:
+        ConfigError: no such archive, or no such application in it.
+
+    """
+    packed = Archive(archive)
+    events, _ = packed.outputs_of(application)
+    pictures, labels = packed.labelled(application, "train")
+    rng = np.random.default_rng(seed)
+    counts = [EACH] * len(events) + [len(packed.classes.seen_negatives)]
+    chosen = np.concatenate(
+        [rng.permutation(np.flatnonzero(labels == output))[:count] for output, count in enumerate(counts)]
+    )
+    test, test_labels = packed.labelled(application, "val")
+    return Case(
+        name=application,
+        words=packed.classes.applications[application],
+        labelled=list(pictures[chosen]),
+        labels=labels[chosen],
+        heap=list(np.delete(pictures, chosen, 0)),
+        test=list(test),
+        test_labels=test_labels,
+        unseen=list(packed.labelled(application, "unseen")[0]),
+    )
+
+
+def ants_bees(archive: Path, seed: int) -> Case:
+    """Ten photos of each; of the rest one half is the heap, the other half is judged on.
+
+    Raises:
+        ConfigError: no such archive.
+
+    """
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            names = sorted(name for name in packed.namelist() if name.endswith(".jpg"))
+            pictures = [_decoded(packed.read(name)) for name in names]
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise ConfigError(f"archive {archive}: expected photos of ants and bees: {exc}") from exc
+    labels = np.array([int("/bees/" in name) for name in names], np.int64)
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = np.concatenate([order[labels[order] == event][:EACH] for event in (0, 1)])
+    rest = [index for index in order.tolist() if index not in set(chosen.tolist())]
+    heap, test = rest[::2], rest[1::2]
+    return Case(
+        name="ants-bees",
+        words={"ants": ["ant"], "bees": ["bee"]},
+        labelled=[pictures[index] for index in chosen],
+        labels=labels[chosen],
+        heap=[pictures[index] for index in heap],
+        test=[pictures[index] for index in test],
+        test_labels=labels[test],
+        unseen=[],
+    )
+
+
+def _decoded(data: bytes) -> Picture:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+CASES: dict[str, tuple[str, Callable[[Path, int], Case]]] = {
+    "backyard": ("tiny-imagenet-apps.zip", partial(on_tiny_imagenet, "backyard")),
+    "ants-bees": ("ants-bees.zip", ants_bees),
+}
+"""By name: the archive, and what makes the case of it and a seed."""
