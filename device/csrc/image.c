@@ -30,10 +30,9 @@ typedef struct {
     const dn_image_rows *rows;
     size_t in_w, in_h, values; /* of the crop; values = 3 in_w */
     uint32_t denominator;
-    uint64_t reciprocal; /* ceil(2^55 / denominator): exact for quotients of up to 255 and denominators of up to 2^23 */
     dn_image_span *x;    /* [out_width] */
     uint32_t *column;    /* [values + 3] */
-    uint32_t *sums;      /* [out_width][4] */
+    uint32_t *means;     /* [out_width][4] */
     uint8_t *bgr;        /* of YUV: [rows of a span][values], the rows of the span converted last */
     dn_image_span held;  /* which that is; its first is -1 before */
 } work;
@@ -77,20 +76,16 @@ static const uint8_t *rows_of(work *w, dn_image_span y, size_t *stride) {
     return w->bgr;
 }
 
-static uint8_t mean(const work *w, uint32_t sum) {
-    return (uint8_t)((uint64_t)(sum + w->denominator / 2) * w->reciprocal >> 55);
-}
-
 static void write_row(work *w, dn_image_span y, int8_t *out) {
     const dn_image *image = w->image;
     size_t stride;
     const uint8_t *row = rows_of(w, y, &stride);
     w->rows->down(row, stride, y, (uint32_t)image->out_height, w->values, w->column);
-    w->rows->across(w->column, w->x, (uint32_t)image->out_width, (size_t)image->out_width, w->sums);
-    for (const uint32_t *sum = w->sums, *end = sum + 4 * (size_t)image->out_width; sum < end; sum += 4) {
-        uint8_t blue = mean(w, sum[0]), green = mean(w, sum[1]), red = mean(w, sum[2]);
+    w->rows->across(w->column, w->x, (uint32_t)image->out_width, (size_t)image->out_width, w->denominator, w->means);
+    for (const uint32_t *mean = w->means, *end = mean + 4 * (size_t)image->out_width; mean < end; mean += 4) {
+        uint32_t blue = mean[0], green = mean[1], red = mean[2];
         if (image->colour == DN_GREY) {
-            *out++ = image->table[(3735u * blue + 19235u * green + 9798u * red + 16384u) >> 15];
+            *out++ = image->table[(3735 * blue + 19235 * green + 9798 * red + 16384) >> 15];
             continue;
         }
         *out++ = image->table[image->colour == DN_RGB ? red : blue];
@@ -130,19 +125,18 @@ dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error
               .in_h = (size_t)(image->bottom - image->top)};
     w.values = 3 * w.in_w;
     w.denominator = (uint32_t)(image->area ? w.in_w * w.in_h : 4 * (size_t)image->out_width * (size_t)image->out_height);
-    w.reciprocal = ((1ULL << 55) + w.denominator - 1) / w.denominator;
-    size_t spans = (size_t)image->out_width * sizeof *w.x, sums = 4 * (size_t)image->out_width * sizeof *w.sums;
+    size_t spans = (size_t)image->out_width * sizeof *w.x, means = 4 * (size_t)image->out_width * sizeof *w.means;
     size_t columns = (w.values + 3) * sizeof *w.column, span_rows = w.in_h / (size_t)image->out_height + 3;
-    uint8_t *memory = malloc(spans + sums + columns + (image->layout == DN_BGR_FRAME ? 0 : span_rows * w.values));
+    uint8_t *memory = malloc(spans + means + columns + (image->layout == DN_BGR_FRAME ? 0 : span_rows * w.values));
     if (memory == NULL) {
         dn_fail(error, DN_NO_MEMORY, "no memory for rows of %zu values", w.values);
         return error->status;
     }
     w.x = (dn_image_span *)(void *)memory;
-    w.sums = (uint32_t *)(void *)(memory + spans);
-    w.column = (uint32_t *)(void *)(memory + spans + sums);
+    w.means = (uint32_t *)(void *)(memory + spans);
+    w.column = (uint32_t *)(void *)(memory + spans + means);
     memset(w.column + w.values, 0, 3 * sizeof *w.column);
-    w.bgr = memory + spans + sums + columns;
+    w.bgr = memory + spans + means + columns;
     w.held = (dn_image_span){-1, -1, 0, 0};
     dn_image_span (*span_of)(int64_t, int64_t, int64_t) = image->area ? overlap : distance;
     for (int32_t i = 0; i < image->out_width; i++) w.x[i] = span_of(i, (int64_t)w.in_w, image->out_width);

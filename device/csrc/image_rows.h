@@ -14,9 +14,10 @@ typedef struct {
 typedef struct {
     /* column[count] = the weighted sum of a span's rows; `row` is the first of them */
     void (*down)(const uint8_t *row, size_t stride, dn_image_span y, uint32_t inner, size_t count, uint32_t *column);
-    /* sums[count][4] = the weighted sums of each span's pixels, three values each, the fourth without meaning; three
-     * values behind the last pixel of `column` are read */
-    void (*across)(const uint32_t *column, const dn_image_span *x, uint32_t inner, size_t count, uint32_t *sums);
+    /* means[count][4] = the weighted sums of each span's pixels over `denominator`, rounded, three values each, the fourth
+     * without meaning; three values behind the last pixel of `column` are read; sums are below 2^31 */
+    void (*across)(const uint32_t *column, const dn_image_span *x, uint32_t inner, size_t count, uint32_t denominator,
+                   uint32_t *means);
 } dn_image_rows;
 
 extern const dn_image_rows dn_image_rows_base;
