@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -149,14 +150,15 @@ class Evidence:
 
     def _finish(self, clip: _Clip) -> None:
         clip.path.parent.mkdir(parents=True, exist_ok=True)
-        pictures = [np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)) for jpeg in clip.jpegs]
-        height, width = pictures[0].shape[:2]
+        pictures = (np.asarray(cv2.imdecode(kept, cv2.IMREAD_COLOR)) for kept in clip.jpegs)
+        first = next(pictures)
+        height, width = first.shape[:2]
         partial = clip.path.with_suffix(".part.avi")
         writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"MJPG"), _CLIP_HZ, (width, height))
         try:
             if not writer.isOpened():
                 raise OSError(f"{partial}: cannot be written")
-            for picture in pictures:
+            for picture in chain((first,), pictures):  # one at a time: a long clip has no room in memory
                 writer.write(picture if picture.shape[:2] == (height, width) else cv2.resize(picture, (width, height)))
         finally:
             writer.release()
