@@ -9,14 +9,14 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from distillnet.device.bell import Bell
 from distillnet.device.broker import Link
 from distillnet.device.cloudevents import attributes
 from distillnet.device.outbox import Entry, Outbox
 from distillnet.device.telemetry import Telemetry
-from distillnet.proto.mqtt import EventPayload, encode
+from distillnet.proto.mqtt import EventPayload, as_offered
 
 log = logging.getLogger(__name__)
 
@@ -124,17 +124,19 @@ class Courier:
         if room <= 0 or self._offered >= self._outbox.newest:
             return
         for entry in self._outbox.peek(self._offered, room):
-            event = self._event(entry)
-            labels = () if self._label_as is None else attributes(self._label_as, event)
-            token = link.publish(entry.topic, encode(event), qos=1, labels=labels)
+            token = link.publish(entry.topic, self._payload(entry), qos=1, labels=self._labels(entry))
             if token is None or link.generation_of(token) != self._generation:
                 return
             self._in_flight[token] = (entry, time.monotonic())
             self._offered = entry.key
             self._highest = max(self._highest, entry.key)
 
-    def _event(self, entry: Entry) -> EventPayload:
+    def _payload(self, entry: Entry) -> bytes:
         now = self._clock()
         late = entry.session != self._session or entry.key <= self._highest or now - entry.created > _LATE_S
-        event = EventPayload.model_validate_json(entry.payload)
-        return event.model_copy(update={"publish_ts": now, "replayed": late})
+        return as_offered(entry.payload, now, replayed=late)
+
+    def _labels(self, entry: Entry) -> Sequence[tuple[str, str]]:
+        if self._label_as is None:
+            return ()
+        return attributes(self._label_as, EventPayload.model_validate_json(entry.payload))
