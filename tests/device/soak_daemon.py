@@ -2,8 +2,8 @@
 
 `make soak-daemon [ARGS="--minutes 60 --fps 120 --json"]`. A looping video several times as fast as a camera, an event
 that begins and ends all the time, clips of it within a small quota, a real Mosquitto that is restarted every minute.
-Reports the slope of the resident memory after a warm-up with its 95 % interval from block means (neighbouring samples
-are no independent ones), and how many descriptors and threads there were.
+Five minutes of warm-up come first and do not count. Of the minutes after them it reports the slope of the resident
+memory with its 95 % interval, and how many descriptors and threads there were.
 """
 
 import argparse
@@ -22,14 +22,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_daemon import ROOT, rss_mb
 from conftest import GREY, RED, build_colour_model, card, colour_frame, golden_of
+from steadiness import slope
 
 from distillnet.proto.archive import pack
 
-_SAMPLE_S = 2.0
-_WARM_UP_SHARE = 0.2
-_BLOCKS = 10
-_T_95 = 2.306
-"""Student's t for eight degrees of freedom, two-sided 95 %."""
+_SAMPLE_S = 0.5
+_WARM_UP_S = 300.0
 
 
 def flickering_video(path: Path, fps: float) -> None:
@@ -48,18 +46,7 @@ def colour_student(path: Path) -> None:
     path.write_bytes(pack(model, card("red", "green"), golden_of(model)))
 
 
-def slope(seconds: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Slope per hour and the half width of its 95 % interval, from a line through block means."""
-    x = np.array([block.mean() for block in np.array_split(seconds, _BLOCKS)]) / 3600.0
-    y = np.array([block.mean() for block in np.array_split(values, _BLOCKS)])
-    centred = x - x.mean()
-    rise = float((centred * y).sum() / (centred**2).sum())
-    residual = y - y.mean() - rise * centred
-    error = float(np.sqrt((residual**2).sum() / (_BLOCKS - 2) / (centred**2).sum()))
-    return rise, _T_95 * error
-
-
-def soak(minutes: float, fps: float, directory: Path, port: int) -> dict[str, Any]:
+def soak(minutes: float, fps: float, directory: Path, port: int, kept_at: Path | None) -> dict[str, Any]:
     """Run, sample, and return the figures."""
     student = ROOT / "build" / "bench" / "colours.tflite"
     student.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +69,7 @@ def soak(minutes: float, fps: float, directory: Path, port: int) -> dict[str, An
     samples: list[tuple[float, float, int, int]] = []
     started = restarted = time.monotonic()
     try:
-        while (now := time.monotonic()) - started < minutes * 60:
+        while (now := time.monotonic()) - started < _WARM_UP_S + minutes * 60:
             time.sleep(_SAMPLE_S)
             if daemon.poll() is not None:
                 raise SystemExit("the daemon ended")
@@ -101,16 +88,20 @@ def soak(minutes: float, fps: float, directory: Path, port: int) -> dict[str, An
         broker.kill()
         broker.wait()
     table = np.array(samples)
-    kept = table[table[:, 0] > minutes * 60 * _WARM_UP_SHARE]
+    if kept_at is not None:
+        np.savetxt(kept_at, table, "%.2f", ",")
+    kept = table[table[:, 0] > _WARM_UP_S]
+    minute = int(60 / _SAMPLE_S)
     rise, half = slope(kept[:, 0], kept[:, 1])
     return {
         "minutes": minutes,
         "fps": fps,
-        "rss_mb_first": kept[0, 1],
-        "rss_mb_last": kept[-1, 1],
+        "rss_mb_first_minute": float(kept[:minute, 1].mean()),
+        "rss_mb_last_minute": float(kept[-minute:, 1].mean()),
         "rss_mb_max": float(table[:, 1].max()),
         "rss_slope_mb_per_hour": rise,
         "rss_slope_95_half_width": half,
+        "zero_is_within": abs(rise) <= half,
         "descriptors": [int(kept[:, 2].min()), int(kept[:, 2].max()), int(kept[-1, 2])],
         "threads": [int(kept[:, 3].min()), int(kept[:, 3].max()), int(kept[-1, 3])],
         "said": last,
@@ -131,10 +122,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--fps", type=float, default=120.0)
     parser.add_argument("--port", type=int, default=18832)
+    parser.add_argument("--samples", type=Path, help="keep seconds, MB, descriptors and threads there, as CSV")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        result = soak(options.minutes, options.fps, Path(directory), options.port)
+        result = soak(options.minutes, options.fps, Path(directory), options.port, options.samples)
     if options.json:
         print(json.dumps(result))  # noqa: T201
         return
