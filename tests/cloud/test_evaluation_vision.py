@@ -1,15 +1,14 @@
 """The comparison runs every arm on equal terms, goes on where it stopped, and shows what it measured."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_archive import make_archive
 
 from distillnet.cloud.classes import ClassList
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape, macs, slimmed
@@ -21,26 +20,7 @@ from distillnet.cloud.progress import Steps
 from distillnet.cloud.teacher import Floats, Pixels, Teacher
 from distillnet.proto.strict import ConfigError
 
-COLOURS = {"n07747607": (0, 120, 255), "n07749582": (0, 240, 240), "n01629819": (60, 60, 60), "n02125311": (90, 60, 40)}
-CLASSES = {
-    "names": {},
-    "applications": {"fruit": {"orange": ["n07747607"], "lemon": ["n07749582"]}},
-    "seen_negatives": ["n01629819"],
-    "unseen_negatives": ["n02125311"],
-}
 SETTINGS = Settings(resolution=32, budget_ms=0.02, steps=2, batch=8)
-
-
-def _archive(path: Path) -> Archive:
-    rng = np.random.default_rng(0)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("classes.json", json.dumps(CLASSES))
-        for wordnet, colour in COLOURS.items():
-            for split in ("unseen",) if wordnet == "n02125311" else ("train", "val"):
-                for number in range(12):
-                    picture = np.clip(np.array(colour) + rng.integers(-30, 31, (64, 64, 3)), 0, 255).astype(np.uint8)
-                    file.writestr(f"{split}/{wordnet}/{number}.JPEG", cv2.imencode(".jpg", picture)[1].tobytes())
-    return Archive(path)
 
 
 class _Counting:
@@ -77,13 +57,13 @@ def teacher() -> Teacher:
 def _run(tmp_path: Path, teacher: Teacher, arms: Sequence[str], **changes: Any) -> int:
     options: dict[str, Any] = {"seeds": [0], "settings": SETTINGS, "minutes": 5.0} | changes
     return vision.run(
-        _archive(tmp_path / "tiny.zip"), teacher, tmp_path / "results.json", applications=["fruit"], arms=arms,
+        make_archive(tmp_path / "tiny.zip"), teacher, tmp_path / "results.json", applications=["fruit"], arms=arms,
         cache=tmp_path / "cache", steps=Steps(quiet=True), **options,
     )  # fmt: skip
 
 
 def test_the_archive_gives_labels_by_event_and_keeps_unseen_classes_apart(tmp_path: Path, teacher: Teacher) -> None:
-    task = load(_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
+    task = load(make_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
     assert task.events == ("orange", "lemon")
     assert task.event_classes == ((950,), (951,))
     assert np.bincount(task.train.labels).tolist() == [12, 12, 12]
@@ -93,7 +73,7 @@ def test_the_archive_gives_labels_by_event_and_keeps_unseen_classes_apart(tmp_pa
 
 
 def test_the_teacher_is_asked_once(tmp_path: Path, teacher: Teacher) -> None:
-    archive = _archive(tmp_path / "tiny.zip")
+    archive = make_archive(tmp_path / "tiny.zip")
     for _ in range(2):
         task = load(archive, "fruit", teacher, tmp_path / "cache", Steps(quiet=True))
     assert teacher.forward.asked == 84  # type: ignore[attr-defined]
@@ -106,7 +86,7 @@ def test_another_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.zip: expected Tiny-ImageNet"):
         Archive(tmp_path / "x.zip")
     with pytest.raises(ConfigError, match="'fruits' is not in the archive; did you mean 'fruit'"):
-        _archive(tmp_path / "tiny.zip").outputs_of("fruits")
+        make_archive(tmp_path / "tiny.zip").outputs_of("fruits")
 
 
 def test_a_run_goes_on_with_what_is_missing(tmp_path: Path, teacher: Teacher) -> None:
@@ -137,7 +117,7 @@ def test_a_slim_shape_scales_every_width(teacher: Teacher) -> None:
 
 
 def test_every_arm_becomes_scores_or_a_network_within_the_budget(tmp_path: Path, teacher: Teacher) -> None:
-    task = load(_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
+    task = load(make_archive(tmp_path / "tiny.zip"), "fruit", teacher, tmp_path, Steps(quiet=True))
     ground = prepare(task, teacher, SETTINGS, seed=0, coarse=lambda: task)
     outcomes = {name: arm(ground, lambda amount=1.0, note="": None) for name, (arm, _) in ARMS.items()}
     for name in set(ARMS) - {"zero-shot", "probe", "probe-128", "fine-tuned"}:

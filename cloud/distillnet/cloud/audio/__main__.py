@@ -1,13 +1,11 @@
 """`python -m distillnet.cloud.audio`: see `--help`."""
 
 import os
-import sys
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
-from distillnet.cloud import host
+from distillnet.cloud import host, script
 from distillnet.proto.strict import ConfigError
 
 _DATA = Path(os.environ.get("DISTILLNET_DATA", "../shared/data"))
@@ -54,14 +52,5 @@ def _command(
     page_of.write(results, page)
 
 
-def main() -> None:
-    """Run; a user's error is one clear message on stderr and exit status 2."""
-    try:
-        typer.run(_command)
-    except ConfigError as exc:
-        Console(stderr=True, highlight=False).print(f"error: {exc}", markup=False, soft_wrap=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    script.run(_command, "distillnet.cloud.audio")

@@ -1,13 +1,11 @@
 """`python -m distillnet.cloud.evaluation`: see `--help`."""
 
 import os
-import sys
 from pathlib import Path
 
 import typer
-from rich.console import Console
 
-from distillnet.cloud import host
+from distillnet.cloud import host, script
 from distillnet.cloud.evaluation.settings import Settings
 from distillnet.proto.strict import ConfigError, nearest
 
@@ -86,16 +84,5 @@ def _command(
         summary.write(done, page, os.path.relpath(results, page.parent))
 
 
-def main() -> None:
-    """Run; a user's error is one message on stderr and exit status 2."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(_command)
-    try:
-        app(prog_name="python -m distillnet.cloud.evaluation")
-    except ConfigError as exc:
-        Console(stderr=True, highlight=False).print(f"error: {exc}", markup=False, soft_wrap=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    script.run(_command, "distillnet.cloud.evaluation")

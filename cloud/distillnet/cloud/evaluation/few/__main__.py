@@ -2,15 +2,13 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
-from distillnet.cloud import host
+from distillnet.cloud import host, script
 from distillnet.cloud.metrics import Figure
 from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
@@ -82,16 +80,5 @@ def _cell(row: dict[str, Any] | None) -> str:
     return "–" if row is None else str(Figure(row["value"], row["ci_low"], row["ci_high"], row["n"]))
 
 
-def main() -> None:
-    """Run; a user's error is one message on stderr and exit status 2."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(_command)
-    try:
-        app(prog_name="python -m distillnet.cloud.evaluation.few")
-    except ConfigError as exc:
-        Console(stderr=True, highlight=False).print(f"error: {exc}", markup=False, soft_wrap=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    script.run(_command, "distillnet.cloud.evaluation.few")

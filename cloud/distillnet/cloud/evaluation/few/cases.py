@@ -38,7 +38,7 @@ class Case:
 
 
 def on_tiny_imagenet(application: str, archive: Path, seed: int) -> Case:
-    """Ten pictures of each event over its classes, one of `other` for each of its classes; the heap is the rest.
+    """Ten pictures of each event over its classes, and of `other`, or one for each class of it; the rest is the heap.
 
     Raises:
         ConfigError: no such archive, or no such application in it.
@@ -48,7 +48,7 @@ def on_tiny_imagenet(application: str, archive: Path, seed: int) -> Case:
     events, _ = packed.outputs_of(application)
     pictures, labels = packed.labelled(application, "train")
     rng = np.random.default_rng(seed)
-    counts = [EACH] * len(events) + [len(packed.classes.seen_negatives)]
+    counts = [EACH] * len(events) + [max(EACH, len(packed.classes.seen_negatives))]
     chosen = np.concatenate(
         [rng.permutation(np.flatnonzero(labels == output))[:count] for output, count in enumerate(counts)]
     )
