@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distillnet.cloud import boards
 from distillnet.cloud.application import BudgetSection
 from distillnet.cloud.core import Classifier
 from distillnet.cloud.surgery import Layer, layers_of
 from distillnet.engine.profile import Profile
+from distillnet.proto.strict import ConfigError
 
 SPEEDUP = 20.0
 SURPRISE = 1.12  # a run takes longer than its layers in a board's table: there caches are warm
@@ -38,9 +39,12 @@ class LatencyBudget:
 
     def network_ms(self, network: nn.Module, resolution: int) -> float:
         """Return the milliseconds of a network on one picture."""
+        return self.ms_on(network, torch.zeros(1, 3, resolution, resolution))
+
+    def ms_on(self, network: nn.Module, example: Tensor) -> float:
+        """Return the milliseconds of a network on one example, float32 (1, C, H, W)."""
         return sum(
-            boards.layer_ms(self.board, layer, layer.into, layer.out)
-            for layer in layers_of(network, torch.zeros(1, 3, resolution, resolution)).values()
+            boards.layer_ms(self.board, layer, layer.into, layer.out) for layer in layers_of(network, example).values()
         )
 
 
@@ -63,3 +67,23 @@ def of_application(section: BudgetSection, base: Path, whole: Classifier, resolu
     unlimited = LatencyBudget(board, 0.0)
     litert_ms = unlimited.network_ms(whole, resolution) * (board.litert_ratio or LITERT_RATIO)
     return LatencyBudget(board, litert_ms / SPEEDUP / SURPRISE)
+
+
+def check_sizes(section: BudgetSection, size: int, arena_bytes: int) -> None:
+    """Hold a finished model against the budget.
+
+    Args:
+        section: `[budget]`.
+        size: of the model, bytes.
+        arena_bytes: what the engine works in.
+
+    Raises:
+        ConfigError: it is larger; by how much.
+
+    """
+    if section.size_kb is not None and size > section.size_kb * 1024:
+        raise ConfigError(f"the student is {size / 1024:.0f} KiB; [budget] size_kb = {section.size_kb:g} is less")
+    if section.ram_kb is not None and arena_bytes > section.ram_kb * 1024:
+        raise ConfigError(
+            f"the student works in {arena_bytes / 1024:.0f} KiB; [budget] ram_kb = {section.ram_kb:g} is less"
+        )

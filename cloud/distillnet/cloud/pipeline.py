@@ -149,7 +149,7 @@ class _Run:
             whole = int8_teacher(teacher, views.pixels[views.where("train")], cache)
             speed = compare_speed(model, whole)
         arena_bytes = int(load_model(model, "auto").info["arena_bytes"])
-        self._check_budget(len(model), arena_bytes)
+        budget.check_sizes(self.application.budget, len(model), arena_bytes)
         seconds = self.steps.seconds | {"total": time.monotonic() - begun}
         result = Result(
             application=self.application,
@@ -352,15 +352,6 @@ class _Run:
         prior = np.maximum(_draws(views, wanted) @ wanted[views.where("train")], 1e-4)  # what was never met, too
         biases = [np.asarray(-share * np.log(prior), np.float32) for share in PRIOR_SHARES]
         return max(biases, key=lambda bias: merit(softmax(logits[looked] + bias), truth[looked], views.unseen[looked]))
-
-    def _check_budget(self, size: int, arena_bytes: int) -> None:
-        budget = self.application.budget
-        if budget.size_kb is not None and size > budget.size_kb * 1024:
-            raise ConfigError(f"the student is {size / 1024:.0f} KiB; [budget] size_kb = {budget.size_kb:g} is less")
-        if budget.ram_kb is not None and arena_bytes > budget.ram_kb * 1024:
-            raise ConfigError(
-                f"the student works in {arena_bytes / 1024:.0f} KiB; [budget] ram_kb = {budget.ram_kb:g} is less"
-            )
 
     def _write(self, result: Result, model: bytes, pixels: Pixels) -> dict[str, Any]:
         held_out = np.concatenate([result.views.where("validation"), result.views.where("test")])

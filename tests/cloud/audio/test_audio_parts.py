@@ -20,6 +20,7 @@ from distillnet.cloud.audio.clips import (
     read_examples,
     windows_of,
 )
+from distillnet.cloud.audio.students import SIZES
 from distillnet.proto.strict import ConfigError
 
 
@@ -128,6 +129,27 @@ def test_keywords_are_said_by_many_voices_and_marked_synthetic(monkeypatch: pyte
     assert [(part.name, part.n) for part in info] == [("own sounds", 1), ("said by espeak-ng (synthetic)", 24)]
     with pytest.raises(ConfigError, match=r"espeak-ng speaks .*en-us"):
         speech.spoken([("help", ["help"])], language="no-such-tongue", seed=0)
+
+
+@pytest.mark.parametrize(("latency_ms", "chosen"), [(None, 0), (0.025, 0), (0.04, 1), (1.0, len(SIZES) - 1)])
+def test_a_budget_of_latency_buys_the_largest_network_that_keeps_to_it(latency_ms: float | None, chosen: int) -> None:
+    assert pipeline._shape(hearing(latency_ms=latency_ms), Path(), 3) == SIZES[chosen]
+
+
+def test_a_latency_that_no_network_keeps_to_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"latency_ms = 0.001: the smallest .* takes 0\.0\d+ ms a window on x86-64"):
+        pipeline._shape(hearing(latency_ms=0.001), Path(), 3)
+
+
+def hearing(**budget: float | None) -> Application:
+    return Application.model_validate(
+        {
+            "application": {"name": "home", "modality": "audio"},
+            "event": [{"name": "bark", "classes": ["Bark"]}],
+            "data": {"labelled": "sounds"},
+            "budget": budget,
+        }
+    )
 
 
 def test_pictures_cannot_be_said() -> None:

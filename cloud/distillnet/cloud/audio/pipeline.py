@@ -11,18 +11,20 @@ import numpy as np
 import torch
 
 from distillnet.cloud import application as applications
-from distillnet.cloud import report
+from distillnet.cloud import boards, report
 from distillnet.cloud.application import Application
 from distillnet.cloud.audio import finish, lessons, speech, streams, training
 from distillnet.cloud.audio.clips import Clip, digest_of, read_clips, read_examples
 from distillnet.cloud.audio.latency import compare_latency
-from distillnet.cloud.audio.students import StudentShape, predict
+from distillnet.cloud.audio.students import SIZES, DsCnn, StudentShape, predict
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher, load
+from distillnet.cloud.budget import LatencyBudget, check_sizes
 from distillnet.cloud.export import compare
 from distillnet.cloud.metrics import Ints, accuracy, confusion, det_curves, softmax, wilson
 from distillnet.cloud.places import locate
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import EXIT_RATIO, Decision, fit_decision, one_hot
+from distillnet.cloud.surgery import layers_of, total_cost
 from distillnet.engine.student import Student
 from distillnet.proto.card import DataInfo, Metric
 from distillnet.proto.files import write_whole
@@ -32,6 +34,7 @@ WINDOWS_PER_MINUTE, MOST_WINDOWS = 2000, 12000
 TRAINING_SHARE = 0.6
 DEFAULT_FALSE_ALARMS_PER_HOUR = 1.0
 STRANGE_SHARE = 0.3
+WINDOW = torch.zeros(1, 1, lessons.FRONT_END.frames, lessons.FRONT_END.mel_bands)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def distill(
         teacher = load(application.teacher, path.parent)
         for event in application.event:
             teacher.classes.resolve(event.classes, event=event.name)
+        shape = _shape(application, path.parent, len(events) + 1)
         split = _divide(_clips(application, path.parent, seed), events, application, seed)
     count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS))
     with steps.step("teacher", f"teacher hears {count} windows"):
@@ -96,9 +100,10 @@ def distill(
         recipe = training.Recipe(seconds=minutes * 60 * TRAINING_SHARE)
         if application.search.steps is not None:
             recipe = training.Recipe.of_steps(application.search.steps, len(taught.features))
-        student = training.train(taught, StudentShape(), recipe, seed=seed)
+        student = training.train(taught, shape, recipe, seed=seed)
     with steps.step("export", "int8 conversion and gate"):
         converted = finish.convert(student, taught.features)
+        check_sizes(application.budget, len(converted.flatbuffer), int(converted.model.info["arena_bytes"]))
         validation = _hear(split.validation, events, taught)
         test = _hear(split.test, events, taught)
         logits = converted.logits(validation.features)
@@ -146,6 +151,9 @@ def distill(
         "threads": 1,
         "student_bytes": len(student_file),
         "student_latency_ms": speed["student_network_ms"],
+        "budget_ms": application.budget.latency_ms,
+        "macs": int(total_cost(layers_of(student, WINDOW))),
+        "arena_bytes": int(converted.model.info["arena_bytes"]),
         "engine": f"{converted.model.info['engine']}/{converted.model.info['kernels']}",
         "latency": speed,
         "int8_loss": {"float": gate.float_figure, "int8": gate.int8_figure, "n": gate.n},
@@ -174,6 +182,26 @@ def distill(
     except OSError as exc:
         raise ConfigError(f"{directory}: cannot be written: {exc.strerror}") from exc
     return facts | {"student": str(directory / "student.tflite"), "report": str(directory / "report.html")}
+
+
+def _shape(application: Application, base: Path, outputs: int) -> StudentShape:
+    """Return the largest network that keeps to `latency_ms` on the board, the smallest where none is asked for.
+
+    Raises:
+        ConfigError: an unknown board, or not even the smallest keeps to it.
+
+    """
+    section = application.budget
+    if section.latency_ms is None:
+        return SIZES[0]
+    budget = LatencyBudget(boards.find(section.board, base), section.latency_ms)
+    ms = [budget.ms_on(DsCnn(shape, outputs), WINDOW) for shape in SIZES]
+    if ms[0] > budget.ms:
+        raise ConfigError(
+            f"[budget] latency_ms = {budget.ms:g}: the smallest student that hears takes {ms[0]:.3g} ms a window on "
+            f"{section.board}, by its table"
+        )
+    return max((shape for shape, own in zip(SIZES, ms, strict=True) if own <= budget.ms), key=SIZES.index)
 
 
 def _clips(application: Application, base: Path, seed: int) -> list[Clip]:

@@ -18,6 +18,15 @@ class StudentShape:
     strides: tuple[int, ...] = (2, 1, 1, 2, 1)
 
 
+SIZES = (
+    StudentShape(),
+    StudentShape(24, (48, 96, 96, 192, 192)),
+    StudentShape(32, (64, 128, 128, 256, 256), (1, 2, 1, 2, 1)),
+    StudentShape(32, (64, 128, 128, 128, 256, 256, 256, 256), (1, 2, 1, 1, 2, 1, 1, 1)),
+)
+"""From 1.2 to 9.1 million multiplications a window. The first hears a second for a twentieth of what YAMNet takes."""
+
+
 class DsCnn(nn.Module):
     """Log-mel float32 (N, 1, frames, bands), normalised, to logits (N, outputs)."""
 
