@@ -11,7 +11,7 @@
 
 #define SPINS 20000
 #define PATIENCE 1000000 /* yielding too early hands the processor to strangers */
-#define PART_BITS 12     /* of a ticket, for each end */
+#define PART_BITS 8 /* of a ticket, for each of three numbers */
 #define PART_MASK ((1 << PART_BITS) - 1)
 
 struct dn_team {
@@ -19,9 +19,9 @@ struct dn_team {
     pthread_t *thread;
     pthread_mutex_t lock;
     pthread_cond_t work_there;
-    /* which piece of work << 2 * PART_BITS | how many of its parts are claimed from the back << PART_BITS | from the front */
+    /* In one word, as whoever claims must see them together: which piece of work, how many parts it has, how many of them are
+     * claimed from the back, and how many from the front. */
     atomic_uint_fast64_t ticket;
-    atomic_int parts;
     atomic_int done; /* parts that members have finished */
     atomic_int asleep;
     atomic_bool stop;
@@ -43,18 +43,20 @@ static _Thread_local int member; /* of its team; 0: a caller */
 
 int dn_team_member(void) { return member; }
 
-static uint64_t piece_of(uint64_t ticket) { return ticket >> 2 * PART_BITS; }
+static uint64_t piece_of(uint64_t ticket) { return ticket >> 3 * PART_BITS; }
 
-/* A part of this piece of work that nobody has, now the caller's; -1: none. */
-static int claim(dn_team *team, uint64_t piece) {
+static int parts_of(uint64_t ticket) { return (int)(ticket >> 2 * PART_BITS & PART_MASK); }
+
+/* A part of this piece of work that nobody has, now the caller's, and of how many; -1: none. */
+static int claim(dn_team *team, uint64_t piece, int *parts) {
     uint_fast64_t ticket = atomic_load_explicit(&team->ticket, memory_order_acquire);
     while (piece_of(ticket) == piece) {
-        int parts = atomic_load_explicit(&team->parts, memory_order_relaxed);
         int front = (int)(ticket & PART_MASK), back = (int)(ticket >> PART_BITS & PART_MASK);
-        if (front + back >= parts) return -1;
+        *parts = parts_of(ticket);
+        if (front + back >= *parts) return -1;
         uint_fast64_t next = ticket + (member == 0 ? 1 : 1 << PART_BITS);
         if (atomic_compare_exchange_weak_explicit(&team->ticket, &ticket, next, memory_order_acquire, memory_order_acquire))
-            return member == 0 ? front : parts - 1 - back;
+            return member == 0 ? front : *parts - 1 - back;
     }
     return -1;
 }
@@ -80,8 +82,8 @@ static void *serve(void *arg) {
     for (uint64_t piece = 0;;) {
         piece = next_piece(team, piece);
         if (atomic_load(&team->stop)) return NULL;
-        for (int part; (part = claim(team, piece)) >= 0;) {
-            team->work(team->arg, part, atomic_load_explicit(&team->parts, memory_order_relaxed));
+        for (int part, parts; (part = claim(team, piece, &parts)) >= 0;) {
+            team->work(team->arg, part, parts);
             atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
         }
     }
@@ -102,10 +104,10 @@ dn_team *dn_team_new(int threads) {
     return NULL;
 }
 
-/* The next piece of work, `claimed` parts of it the caller's; returns its number. */
-static uint64_t announce(dn_team *team, unsigned claimed) {
+/* The next piece of work, of so many parts, the first of them the caller's; returns its number. */
+static uint64_t announce(dn_team *team, int parts) {
     uint64_t piece = piece_of(atomic_load_explicit(&team->ticket, memory_order_relaxed)) + 1;
-    atomic_store(&team->ticket, piece << 2 * PART_BITS | claimed);
+    atomic_store(&team->ticket, piece << 3 * PART_BITS | (uint64_t)parts << 2 * PART_BITS | 1);
     if (atomic_load(&team->asleep) == 0) return piece; /* whoever falls asleep from now on sees the ticket first */
     pthread_mutex_lock(&team->lock);
     pthread_cond_broadcast(&team->work_there);
@@ -116,7 +118,7 @@ static uint64_t announce(dn_team *team, unsigned claimed) {
 void dn_team_free(dn_team *team) {
     if (team == NULL) return;
     atomic_store(&team->stop, true);
-    announce(team, 0);
+    announce(team, 1);
     for (int i = 0; i < team->started; i++) pthread_join(team->thread[i], NULL);
     pthread_cond_destroy(&team->work_there);
     pthread_mutex_destroy(&team->lock);
@@ -125,13 +127,12 @@ void dn_team_free(dn_team *team) {
 }
 
 void dn_team_run(dn_team *team, int parts, dn_team_work work, void *arg) {
-    atomic_store_explicit(&team->parts, parts, memory_order_relaxed);
     team->work = work;
     team->arg = arg;
     atomic_store_explicit(&team->done, 0, memory_order_relaxed);
-    uint64_t piece = announce(team, 1);
+    uint64_t piece = announce(team, parts);
     int others = parts;
-    for (int part = 0; part >= 0; part = claim(team, piece), others--) work(arg, part, parts);
+    for (int part = 0; part >= 0; part = claim(team, piece, &parts), others--) work(arg, part, parts);
     for (int i = 0; atomic_load_explicit(&team->done, memory_order_acquire) != others; i++) {
         if (i < PATIENCE) pause_a_little();
         else sched_yield(); /* a member waits for a processor: perhaps for this one */
