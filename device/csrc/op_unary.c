@@ -52,7 +52,7 @@ static int32_t hard_swish(const unary *u, int32_t v) {
 
 static int32_t from_real(const unary *u, float real) {
     float q = roundf(real * (1.0f / u->out->scale)) + (float)u->out->zero_point;
-    return q > 1e6f ? 1000000 : q < -1e6f ? -1000000 : (int32_t)q;
+    return q > 1e6f ? 1000000 : q > -1e6f ? (int32_t)q : -1000000; /* not a number, too: 0 over a scale next to 0 */
 }
 
 static int32_t apply(const unary *u, int32_t v) {

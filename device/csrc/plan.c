@@ -1,6 +1,9 @@
 /* One arena for all activations. A tensor lives from the operator that makes it to the last that reads it; greedy by
  * size, largest first, each at the lowest offset free for its whole life (as TFLite's own planner does). Time is counted in
- * sections: within one, threads are at different operators. */
+ * sections: within one, threads are at different operators.
+ *
+ * For several threads the arena is cut into rooms, and a tensor lies in the middle of one: then its halves lie where the same
+ * halves of others were, and a thread writes where it wrote before. Lines that another has written come from its cache. */
 #include <stdlib.h>
 
 #include "internal.h"
@@ -9,6 +12,8 @@ typedef struct {
     size_t bytes, offset;
     int first, last;
     size_t *result;
+    size_t room;  /* the span that it was made for */
+    size_t taken; /* rooms: the last span that found somebody there */
 } span;
 
 static int larger_first(const void *a, const void *b) {
@@ -55,6 +60,29 @@ static size_t place(span *spans, size_t *order, size_t count) {
     return end;
 }
 
+/* The same in rooms, made where none is free for a span's whole life. Else the smallest is taken: `rooms` falls in size. */
+static size_t place_in_rooms(span *spans, size_t *rooms, size_t count) {
+    size_t made = 0, end = 0;
+    for (size_t i = 0; i < count; i++) {
+        span *s = &spans[i];
+        for (size_t j = 0; j < i; j++)
+            if (spans[j].first <= s->last && spans[j].last >= s->first) spans[spans[j].room].taken = i;
+        size_t at = made;
+        while (at > 0 && spans[rooms[at - 1]].taken == i) at--;
+        s->room = at > 0 ? rooms[at - 1] : i;
+        if (at == 0) {
+            rooms[made++] = i;
+            s->offset = end;
+            end += s->bytes;
+        } else {
+            const span *whole = &spans[s->room];
+            s->offset = whole->offset + (whole->bytes - s->bytes) / 2 / DN_ALIGN * DN_ALIGN;
+        }
+        *s->result = s->offset;
+    }
+    return end;
+}
+
 bool dn_plan(dn_model *m) {
     touch(m, m->input, 0);
     for (int s = 0; s < m->sections; s++)
@@ -75,16 +103,16 @@ bool dn_plan(dn_model *m) {
         dn_tensor *t = &m->tensor[i];
         if (t->root != i || t->first < 0) continue;
         size_t element = t->type == DN_FLOAT32 ? sizeof(float) : sizeof(dn_act);
-        spans[count++] = (span){padded(t->count * element), 0, t->first, t->last, &t->offset};
+        spans[count++] = (span){.bytes = padded(t->count * element), .first = t->first, .last = t->last, .result = &t->offset};
     }
     for (int s = 0; s < m->sections; s++)
         for (int i = m->section[s].first; i <= m->section[s].last; i++) {
             if (m->op[i].scratch_bytes == 0) continue;
             size_t bytes = padded(m->op[i].scratch_bytes) * (size_t)m->threads;
-            spans[count++] = (span){bytes, 0, s, s, &m->op[i].scratch_offset};
+            spans[count++] = (span){.bytes = bytes, .first = s, .last = s, .result = &m->op[i].scratch_offset};
         }
     qsort(spans, count, sizeof *spans, larger_first);
-    m->arena_bytes = place(spans, order, count);
+    m->arena_bytes = (m->threads > 1 ? place_in_rooms : place)(spans, order, count);
     free(spans);
     free(order);
     if (m->arena_bytes > m->max_bytes)
