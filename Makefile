@@ -150,7 +150,7 @@ test-endurance: $(VENV)/.deps ## 20 broker restarts, 200 SIGKILLs, full and read
 	@test -e $(VENV)/.develop || $(MAKE) install
 	DISTILLNET_LONG=1 $(BIN)/pytest tests/device/test_endurance.py -o log_cli=true -o log_cli_level=INFO
 
-bench-layers: $(VENV)/.deps ## Every layer against the peak of this CPU, measured on the spot (MODELS="…" KERNELS=avx2)
+bench-layers: $(VENV)/.deps ## Every layer on one and two threads, against the peak of this CPU measured on the spot (MODELS="…" KERNELS=avx2)
 	$(BIN)/cmake -S . -B build/bench -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja >/dev/null
 	$(BIN)/cmake --build build/bench --target bench_layers
 	@for model in $(or $(MODELS),$(wildcard $(or $(DISTILLNET_DATA),../shared/data)/models/*int8.tflite)); do \
