@@ -1,15 +1,17 @@
 """What the daemon costs beside a straightforward OpenCV + LiteRT + paho script that does the same job.
 
-`make bench-daemon [ARGS="--student FILE --video FILE --seconds 8 --rounds 5 --json"]`. One process each, in turn, on a
-640×360 video at 30 frames a second in real time, with a real Mosquitto; processor time from /proc. Decode is what both
-need before anything can be looked at: `VideoCapture.read` up to a BGR picture, at the same pace and with the same
-FFmpeg, measured apart in a process that does nothing else. The daemon has small pictures decoded by one thread, the
-script and that process leave it to FFmpeg; what the daemon costs beyond a decode with one thread is told beside it.
-What a side costs beyond decode is taken round by round, from the decode measured just before or after it; the median of
-the rounds is told with the least and the most, for a machine's clock and neighbours change from minute to minute. Both
-publish twice a second with QoS 1; end to end is from the frame's read to the broker's PUBACK. The default student has
-MobileNetV2-0.35's shape at 96² with random weights: right for cost, meaningless as a recogniser; one of its events is
-forced on, with two updates a second.
+`make bench-daemon [ARGS="--student FILE --video FILE --seconds 2 --rounds 10 --json"]`. One process each, on a 640×360
+video at 30 frames a second in real time, with a real Mosquitto; processor time from the kernel's clock of each process.
+All are started once; then one runs while the others are stopped, in turn, a few seconds each, so that every comparison
+is of the same ten seconds: a machine's clock and its neighbours change from minute to minute. How long events take is
+asked of both for 40 s more, uninterrupted. Decode is what both need before anything can be looked at:
+`VideoCapture.read` up to a BGR picture, at the same pace and with the same FFmpeg, in a process that does nothing else.
+The daemon has small pictures decoded by one thread, the script and that process leave it to FFmpeg; what the daemon
+costs beyond a decode with one thread is told beside it.
+What a side costs beyond decode is taken round by round; the median of the rounds is told with the least and the most.
+Both publish twice a second with QoS 1; end to end is from the frame's read to the broker's PUBACK. The default student
+has MobileNetV2-0.35's shape at 96² with random weights: right for cost, meaningless as a recogniser; one of its events
+is forced on, with two updates a second.
 """
 
 import argparse
@@ -32,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 WIDTH, HEIGHT, FPS, SIDE = 640, 360, 30, 96
 
+_START_S, _SETTLE_S, _LATENCY_S, _STARTS = 4.0, 0.5, 40.0, 3
+
 DECODE = """
 import sys, time, cv2
 cv2.setNumThreads(1)
@@ -41,7 +45,9 @@ while True:
     while capture.read()[0]:
         start = start or time.monotonic()
         n += 1
-        time.sleep(max(0.0, start + n / 30 - time.monotonic()))
+        late = time.monotonic() - start - n / 30
+        start += late if late > 1 else 0
+        time.sleep(max(0.0, -late))
 """
 
 PLAIN = """
@@ -66,6 +72,7 @@ def end(number, frame):
     print(*np.quantile(taken_ms or [np.nan], (0.5, 0.99)))
     sys.exit()
 signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGUSR1, lambda number, frame: taken_ms.clear())
 while True:
     capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
     while True:
@@ -74,7 +81,9 @@ while True:
             break
         start = start or time.monotonic()
         n += 1
-        time.sleep(max(0.0, start + n / 30 - time.monotonic()))
+        late = time.monotonic() - start - n / 30
+        start += late if late > 1 else 0
+        time.sleep(max(0.0, -late))
         read = time.monotonic()
         rgb = cv2.cvtColor(cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
         real = (rgb.astype(np.float32) - 127) / 128
@@ -182,36 +191,44 @@ def build_video(path: Path) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of all threads that live, to the nanosecond."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    """Processor time of all threads, those that have ended too: the clock that `clock_getcpuclockid` names."""
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
 
 
-def measure(
-    command: list[str], seconds: float, before_end: Callable[[], None] = lambda: None
-) -> tuple[dict[str, float], str]:
-    """CPU share (median of whole seconds, so that a burst elsewhere does not count) and memory in the steady state.
+class Turn:
+    """A process that is stopped unless it is its turn."""
 
-    Returns those and what the process printed; it is ended after `before_end`.
-    """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        time.sleep(4.0)
-        shares = []
-        before, then = cpu_s(process.pid), time.monotonic()
-        for _ in range(max(1, round(seconds))):
-            time.sleep(1.0)
-            spent, now = cpu_s(process.pid), time.monotonic()
-            shares.append((spent - before) / (now - then))
-            before, then = spent, now
-        found = {"cpu_share": statistics.median(shares), "rss_mb": rss_mb(process.pid)}
+    def __init__(self, command: list[str]) -> None:
+        """Start it, leave it time to settle, and stop it."""
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        time.sleep(_START_S)
+        self.tell(signal.SIGSTOP)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def take(self, seconds: float, before_end: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Let it run and return its CPU share and memory; it is stopped after `before_end`."""
+        self.tell(signal.SIGCONT)
+        time.sleep(_SETTLE_S)
+        before, then = cpu_s(self._process.pid), time.monotonic()
+        time.sleep(seconds)
+        spent, now = cpu_s(self._process.pid), time.monotonic()
+        found = {"cpu_share": (spent - before) / (now - then), "rss_mb": rss_mb(self._process.pid)}
         before_end()
-    finally:
-        process.send_signal(signal.SIGTERM)
-    return found, process.communicate(timeout=10)[0]
+        self.tell(signal.SIGSTOP)
+        return found
+
+    def end(self) -> str:
+        """End it and return what it printed."""
+        self.tell(signal.SIGTERM)
+        self.tell(signal.SIGCONT)
+        return self._process.communicate(timeout=10)[0]
 
 
 class Telemetry:
@@ -236,6 +253,10 @@ class Telemetry:
         if not self._came.wait(5.0):
             raise RuntimeError("the daemon sends no telemetry")
         self.reports.append(self._latest)
+
+    def _keep(self, client: object, userdata: object, message: Any) -> None:
+        self._latest = json.loads(message.payload)
+        self._came.set()
 
     def _keep(self, client: object, userdata: object, message: Any) -> None:
         self._latest = json.loads(message.payload)
@@ -283,22 +304,32 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
         "single": [*python, DECODE, str(video), "1"],
     }
     telemetry = Telemetry(port)
+    turns = {name: Turn(command) for name, command in commands.items()}
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-    plain_ms: list[list[float]] = []
-    for _ in range(rounds):
-        for name, command in commands.items():
-            found, said = measure(command, seconds, telemetry.ask if name == "daemon" else lambda: None)
-            figures[name].append(found)
-            if name == "plain":
-                plain_ms.append([float(value) for value in said.split()[-2:]])
+    try:
+        for _ in range(rounds):
+            for name, turn in turns.items():
+                figures[name].append(turn.take(seconds, telemetry.ask if name == "daemon" else lambda: None))
+        looks = [report["stages"] for report in telemetry.reports]
+        for name in ("daemon", "plain"):
+            turns[name].tell(signal.SIGCONT)
+        time.sleep(_SETTLE_S)
+        telemetry.ask()  # both forget: a stop is no latency
+        turns["plain"].tell(signal.SIGUSR1)
+        time.sleep(_LATENCY_S)
+        telemetry.ask()
+    finally:
+        said = {name: turn.end() for name, turn in turns.items()}
     starts: dict[str, list[float]] = {"plain": [], "daemon": []}
-    for _ in range(rounds):
+    for _ in range(_STARTS):
         for name, seen in starts.items():
             seen.append(first_inference_s(commands[name]))
     medians = {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in figures.items()
     }
-    inferences_ms = [report["stages"]["infer"]["p50"] for report in telemetry.reports]
+    inferences_ms = [stages["infer"]["p50"] for stages in looks]
+    end_to_end = telemetry.reports[-1]["stages"]["end_to_end"]
+    plain_ms = [float(value) for value in said["plain"].split()[-2:]]
 
     def beyond_ms_of(name: str, decode: str) -> list[float]:
         pairs = zip(figures[name], figures[decode], strict=True)
@@ -330,11 +361,11 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
         "rounds": rounds,
         "seconds": seconds,
         "infer_ms": statistics.median(inferences_ms),
-        "preprocess_ms": telemetry.stage("preprocess", "p50"),
+        "preprocess_ms": statistics.median(stages["preprocess"]["p50"] for stages in looks),
         "decode_ms_per_frame": medians["decode"]["cpu_share"] * 1000 / FPS,
         "single_decode_ms_per_frame": medians["single"]["cpu_share"] * 1000 / FPS,
-        "daemon": side("daemon", *(telemetry.stage("end_to_end", quantile) for quantile in ("p50", "p99"))),
-        "plain": side("plain", *(statistics.median(values) for values in zip(*plain_ms, strict=True))),
+        "daemon": side("daemon", end_to_end["p50"], end_to_end["p99"]),
+        "plain": side("plain", *plain_ms),
     }
 
 
@@ -362,8 +393,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--student", type=Path)
     parser.add_argument("--video", type=Path)
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--port", type=int, default=18831)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
