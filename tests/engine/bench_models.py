@@ -1,4 +1,4 @@
-"""The networks that the engine's benchmarks run, found or made: students, EfficientNet-Lite0@224, public ones.
+"""The networks that the engine's benchmarks run, found or made: students, EfficientNet-Lite0, MobileNetV2, public ones.
 
 For those made here, the files that some peers want are made too: int8 ONNX by ONNX Runtime's own quantiser, and ncnn's
 by pnnx. ncnn's int8 wants tools that no package brings, so ncnn runs in floats.
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ MADE = ROOT / "build" / "bench-models"
 
 
 def all_models() -> list[Path]:
-    """The demo's student in this tree, if any; MobileNetV2-0.35@128; EfficientNet-Lite0@224; DISTILLNET_DATA/models."""
+    """The demo's student in this tree, if any; those made here; DISTILLNET_DATA/models."""
     data = Path(os.environ.get("DISTILLNET_DATA", ROOT.parent / "shared" / "data"))
     demo = ROOT / ".demo" / "first" / "student.tflite"
     made = [_made(name) for name in _NETWORKS]
@@ -48,26 +49,40 @@ def _made(name: str) -> Path:
     return path
 
 
-def _mobilenet() -> tuple[Any, Any]:
-    """A student's shape, its weights by chance."""
+def _mobilenet(stem: int, channels: tuple[int, ...], side: int) -> tuple[Any, Any]:
+    """MobileNetV2 (Sandler et al. 2018), so many channels out of its seven groups of blocks, its weights by chance."""
     import torch
 
     from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
 
     torch.manual_seed(0)
-    # Channels out, repeats, stride, expansion: the table of MobileNetV2 (Sandler et al. 2018) at 0.35.
-    blocks, into = [], 16
-    for out, repeats, first, expansion in [
-        (8, 1, 1, 1), (8, 2, 2, 6), (16, 3, 2, 6), (24, 4, 2, 6), (32, 3, 1, 6), (56, 3, 2, 6), (112, 1, 1, 6)
-    ]:  # fmt: skip
+    blocks, into = [], stem
+    for out, (repeats, first, expansion) in zip(channels, _GROUPS, strict=True):
         for repeat in range(repeats):
             stride = first if repeat == 0 else 1
             residual = stride == 1 and into == out
             blocks.append(BlockShape(into, into * expansion, out, 3, stride, expansion > 1, residual))
             into = out
-    network, inputs = Classifier(CoreNet(CoreShape(16, tuple(blocks), 1280)), 1280, 12), torch.randn(4, 3, 128, 128)
+    network, inputs = Classifier(CoreNet(CoreShape(stem, tuple(blocks), 1280)), 1280, 12), torch.randn(4, 3, side, side)
+    return _settled(network, inputs)
+
+
+def _ears() -> tuple[Any, Any]:
+    """A student that hears, its weights by chance: depthwise-separable as keyword spotters are."""
+    import torch
+
+    from distillnet.cloud.audio.students import DsCnn, StudentShape
+
+    torch.manual_seed(0)
+    return _settled(DsCnn(StudentShape(), 11), torch.randn(4, 1, 32, 40))
+
+
+def _settled(network: Any, inputs: Any) -> tuple[Any, Any]:
+    """Give activations the size that training would give them."""
+    import torch
+
     for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-        norm.momentum = 1.0  # one pass, and activations have the size that training would give them
+        norm.momentum = 1.0  # one pass
     with torch.no_grad():
         network.train()(inputs)
     return network.eval(), inputs
@@ -86,8 +101,12 @@ def _efficientnet_lite0() -> tuple[Any, Any]:
     return teacher.module.eval(), torch.randn(4, 3, 224, 224)
 
 
+_GROUPS = ((1, 1, 1), (2, 2, 6), (3, 2, 6), (4, 2, 6), (3, 1, 6), (3, 2, 6), (1, 1, 6))
+"""Of MobileNetV2's blocks: repeats, stride, expansion."""
 _NETWORKS: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "mobilenet_v2_0.35_128_int8": _mobilenet,
+    "mobilenet_v2_0.35_128_int8": partial(_mobilenet, 16, (8, 8, 16, 24, 32, 56, 112), 128),
+    "mobilenet_v2_1.0_224_random_int8": partial(_mobilenet, 32, (16, 24, 32, 64, 96, 160, 320), 224),
+    "ears_int8": _ears,
     "efficientnet_lite0_224_int8": _efficientnet_lite0,
 }
 

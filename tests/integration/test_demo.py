@@ -40,7 +40,7 @@ def test_the_demo_distils_publishes_runs_and_updates(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     with subprocess.Popen(
         [DISTILLNET, "demo", "--out", str(tmp_path / "demo")],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=hear_ctrl_c,
     ) as demo:  # fmt: skip
         assert demo.stdout is not None
         for line in demo.stdout:
@@ -53,6 +53,11 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
         assert demo.wait(30) == 130, rest
     assert "interrupted" in rest
     assert processes_in(tmp_path) == []
+
+
+def hear_ctrl_c() -> None:
+    """Undo what a shell does to whatever it runs in the background, these tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes_in(directory: Path) -> list[str]:
