@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench_daemon import measure
+from bench_daemon import Turn
 
 CPU_BAR, RSS_BAR_MB = 0.05, 100.0
 
@@ -57,7 +57,7 @@ def main() -> None:
     """Measure, print, and exit 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="a microphone: PortAudio's index, a part of its name, or default")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured, after three to settle [20]")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured, after some to settle [20]")
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="distillnet-ears-") as folder:
@@ -76,7 +76,9 @@ def main() -> None:
             f'[[source]]\nid = "ears"\ngate = "off"\n{source}\n[[event]]\nname = "sound0"\n'
         )
         command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "run", str(config)]
-        figures, _ = measure(command, given.seconds)
+        daemon = Turn(command)
+        figures = daemon.take(given.seconds)
+        daemon.end()
     if given.json:
         print(json.dumps(figures))  # noqa: T201
     else:
