@@ -69,6 +69,16 @@ def test_ten_labelled_pictures_tell_what_the_teacher_means(features):
     np.testing.assert_array_equal(wanted.truth[~rest], views.labels[~rest])
 
 
+def test_what_is_rare_stays_where_there_is_too_much_to_stack(monkeypatch):
+    views, dataset, truth = world(10)
+    views.labels[truth == OUTPUTS - 1] = OUTPUTS - 1  # some 300 of `other` beside ten of each event
+    monkeypatch.setattr("distillnet.cloud.wanted.MOST_STACKED", 30)
+    wanted = targets(views, dataset, seed=0)
+    assert wanted.borne_out.n == 30
+    rest = views.labels < 0
+    assert macro_recall(wanted.probabilities[rest], truth[rest]).value > 0.8
+
+
 def test_without_enough_labels_the_teachers_word_stands():
     views, dataset, _ = world(2)
     wanted = targets(views, dataset, seed=0)

@@ -1,5 +1,6 @@
 """What the student should say: labels where there are any; elsewhere the teacher, as far as labels bear it out."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,14 +70,20 @@ def _stackable(labels: Ints, groups: Ints, outputs: int) -> bool:
     return all(len(np.unique(groups[labels == output])) >= FEWEST_GROUPS for output in range(outputs))
 
 
+def _some_of_each(known: NDArray[np.int64], labels: Ints, most: int, seed: int) -> NDArray[np.int64]:
+    """Return at most so many views of each output: what is rare stays whole."""
+    mixed = np.random.default_rng([seed, 13]).permutation(known)
+    return np.sort(np.concatenate([mixed[labels[mixed] == output][:most] for output in np.unique(labels[known])]))
+
+
 def _together(
     views: Views, word: Floats, known: NDArray[np.int64], knows_all: bool, seed: int
 ) -> tuple[Floats, Figure]:
     """Return what the teacher's word and a probe say together of every view, and how good that is on labelled ones."""
-    if len(known) > MOST_STACKED:
-        known = np.sort(np.random.default_rng([seed, 13]).choice(known, MOST_STACKED, replace=False))
+    outputs = word.shape[1]
+    known = _some_of_each(known, views.labels, math.ceil(MOST_STACKED / outputs), seed)
     labels = views.labels[known]
-    certain = one_hot(labels, word.shape[1])
+    certain = one_hot(labels, outputs)
     said, heard = ([word], [word[known]]) if knows_all or views.features is None else ([], [])
     if views.features is not None:
         probe = fit_probe(views.features[known], certain, seed=seed)
