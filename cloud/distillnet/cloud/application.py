@@ -9,11 +9,10 @@ from distillnet.proto.card import Name
 from distillnet.proto.strict import ConfigError, Strict, load_toml, nearest
 
 Modality = Literal["image", "audio"]
+NATIVE_RESOLUTION = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 TEACHERS: dict[Modality, tuple[str, ...]] = {
     "image": (
-        "efficientnet-lite0",
-        "efficientnet-lite1",
-        "efficientnet-lite2",
+        *NATIVE_RESOLUTION,
         "file:PATH.tflite",
         "onnx:PATH.onnx",
         "timm:NAME",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distillnet.cloud import application as applications
-from distillnet.cloud.application import Application
+from distillnet.cloud.application import NATIVE_RESOLUTION, Application
 from distillnet.cloud.classes import ClassList, check_disjoint
 from distillnet.cloud.places import locate
 from distillnet.proto.strict import ConfigError
@@ -58,4 +58,4 @@ def _classes(application: Application, base: Path) -> ClassList | None:
     teacher = application.teacher
     if teacher.classes_file is not None and application.application.modality == "image":
         return ClassList.from_file(base / teacher.classes_file)
-    return ClassList.imagenet() if teacher.source.startswith("efficientnet-lite") else None
+    return ClassList.imagenet() if teacher.source in NATIVE_RESOLUTION else None

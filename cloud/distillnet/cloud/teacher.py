@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from distillnet.cloud import accelerator
-from distillnet.cloud.application import TeacherSection, check_teacher
+from distillnet.cloud.application import NATIVE_RESOLUTION, TeacherSection, check_teacher
 from distillnet.cloud.classes import IMAGENET_CLASSES, ClassList
 from distillnet.cloud.core import Classifier, CoreNet, from_efficientnet_lite
 from distillnet.proto.strict import ConfigError
@@ -26,7 +26,6 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Forward = Callable[[Pixels], tuple[Floats, Floats | None]]
 
-NATIVE_RESOLUTION = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 LITE_MEAN, LITE_SCALE = 127.0, 128.0
 LITE_RESOLUTION = 160  # half as dear as the native one, and its students are no worse
 IMAGENET_MEAN, IMAGENET_SCALE = 255 * 0.449, 255 * 0.226  # the mean of torchvision's three channels

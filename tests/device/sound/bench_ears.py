@@ -77,8 +77,10 @@ def main() -> None:
         )
         command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "run", str(config)]
         daemon = Turn(command)
-        figures = daemon.take(given.seconds)
-        daemon.end()
+        try:
+            figures = daemon.take(given.seconds)
+        finally:
+            daemon.end()
     if given.json:
         print(json.dumps(figures))  # noqa: T201
     else:

@@ -196,12 +196,13 @@ def _shape(application: Application, base: Path, outputs: int) -> StudentShape:
         return SIZES[0]
     budget = LatencyBudget(boards.find(section.board, base), section.latency_ms)
     ms = [budget.ms_on(DsCnn(shape, outputs), WINDOW) for shape in SIZES]
-    if ms[0] > budget.ms:
+    fitting = [shape for shape, own in zip(SIZES, ms, strict=True) if own <= budget.ms]
+    if not fitting:
         raise ConfigError(
             f"[budget] latency_ms = {budget.ms:g}: the smallest student that hears takes {ms[0]:.3g} ms a window on "
             f"{section.board}, by its table"
         )
-    return max((shape for shape, own in zip(SIZES, ms, strict=True) if own <= budget.ms), key=SIZES.index)
+    return fitting[-1]
 
 
 def _clips(application: Application, base: Path, seed: int) -> list[Clip]:

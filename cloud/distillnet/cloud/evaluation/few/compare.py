@@ -11,6 +11,7 @@ import numpy as np
 
 from distillnet.cloud import metrics
 from distillnet.cloud.evaluation.few.cases import Case
+from distillnet.cloud.evaluation.vision import judge
 from distillnet.cloud.media import Picture
 from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.pipeline import distill
@@ -20,8 +21,6 @@ from distillnet.cloud.teacher import Teacher
 from distillnet.cloud.views import shrink
 from distillnet.cloud.wanted import restricted
 from distillnet.engine.student import Student
-
-ALARM_RATE = 0.01
 
 
 def compare(case: Case, teacher: Teacher, minutes: float, seed: int) -> dict[str, Any]:
@@ -60,13 +59,7 @@ def _judged(case: Case, scores: Floats) -> dict[str, Any]:
     count, events = len(case.test), len(case.words)
     if not case.unseen:
         return {"macro_recall": metrics.macro_recall(scores[:, :events], case.test_labels).to_json()}
-    shown = case.test_labels != events
-    return {
-        "macro_recall": metrics.macro_recall(scores[:count], case.test_labels).to_json(),
-        "recall_at_1_percent": metrics.recall_at_alarm_rate(
-            scores[:count][shown], case.test_labels[shown], scores[count:], ALARM_RATE
-        ).to_json(),
-    }
+    return judge(scores[:count], case.test_labels, scores[count:])
 
 
 def laid_out(case: Case, folder: Path) -> Path:
