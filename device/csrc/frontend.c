@@ -16,12 +16,9 @@ struct dn_frontend {
     dn_rows_plan plan;
     const dn_frontend_kernels *kernels;
     const dn_frontend_kernels *few; /* for as many windows as these analyse side by side, or fewer */
-    float *clean;     /* (DN_RESAMPLE_CHUNK): samples made finite */
-    float *resampled; /* (capacity of one chunk) */
-    float *pending;   /* (tile + that): samples of windows not yet analysed */
-    size_t held;      /* samples in `pending` */
-    size_t skip;      /* samples to let go before the next window */
-    size_t tile;      /* samples that hold as many windows as are analysed side by side */
+    float *pending; /* (2 * tile + capacity of one chunk): samples of windows not yet analysed, and beyond them any finite ones */
+    size_t held;    /* samples in `pending` */
+    size_t skip;    /* samples to let go before the next window */
 };
 
 static dn_frontend *fail(dn_frontend *ears, dn_error *error, dn_status status, const char *format, ...) {
@@ -70,11 +67,9 @@ dn_frontend *dn_frontend_create(const dn_frontend_spec *spec, dn_error *error) {
         return fail(ears, error, DN_UNSUPPORTED, "front-end: %u Hz to %u Hz needs too large a filter; use a common rate",
                     spec->input_rate_hz, spec->sample_rate_hz);
     size_t chunk = dn_resampler_capacity(&ears->resampler, DN_RESAMPLE_CHUNK);
-    ears->tile = (size_t)ears->kernels->lanes * spec->hop_samples + spec->window_samples;
-    ears->clean = calloc(DN_RESAMPLE_CHUNK, sizeof(float));
-    ears->resampled = calloc(chunk, sizeof(float));
-    ears->pending = calloc(ears->tile + chunk, sizeof(float));
-    if (status != 0 || dn_rows_plan_create(&ears->plan, spec) != 0 || !ears->clean || !ears->resampled || !ears->pending)
+    size_t tile = (size_t)ears->kernels->lanes * spec->hop_samples + spec->fft_samples; /* as many windows as go side by side */
+    ears->pending = calloc(2 * tile + chunk, sizeof(float));
+    if (status != 0 || dn_rows_plan_create(&ears->plan, spec) != 0 || ears->pending == NULL)
         return fail(ears, error, DN_NO_MEMORY, "front-end: no memory");
     error->status = DN_OK;
     return ears;
@@ -85,8 +80,6 @@ void dn_frontend_free(dn_frontend *ears) {
         return;
     dn_resampler_free(&ears->resampler);
     dn_rows_plan_free(&ears->plan);
-    free(ears->clean);
-    free(ears->resampled);
     free(ears->pending);
     free(ears);
 }
@@ -123,7 +116,8 @@ static size_t complete(dn_frontend *ears, float *rows, bool all) {
         at += (ready - 1) * hop;
         ears->skip = hop;
     }
-    memmove(ears->pending, ears->pending + at, (ears->held - at) * sizeof(float));
+    if (at > 0)
+        memmove(ears->pending, ears->pending + at, (ears->held - at) * sizeof(float));
     ears->held -= at;
     return written;
 }
@@ -134,24 +128,14 @@ size_t dn_frontend_push(dn_frontend *ears, const float *samples, size_t count, f
     size_t written = 0;
     while (count > 0) {
         size_t taken = count < DN_RESAMPLE_CHUNK ? count : DN_RESAMPLE_CHUNK;
-        ears->kernels->clean(samples, taken, ears->clean);
-        size_t resampled = dn_resampler_push(&ears->resampler, ears->clean, taken, ears->resampled);
+        ears->held += dn_resampler_push(&ears->resampler, samples, taken, ears->pending + ears->held);
         samples += taken;
         count -= taken;
-        memcpy(ears->pending + ears->held, ears->resampled, resampled * sizeof(float));
-        ears->held += resampled;
         written += complete(ears, rows + written * ears->spec.mel_bands, count == 0);
     }
     return written;
 }
 
-void dn_frontend_quantise(const float *x, size_t count, float scale, int32_t zero_point, int8_t *q) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to even, on every machine alike */
-    float by = 1.0f / scale, low = (float)(-128 - zero_point), high = (float)(127 - zero_point);
-    for (size_t i = 0; i < count; i++) {
-        float y = x[i] * by;
-        y = y > low ? y : low;
-        y = y < high ? y : high;
-        q[i] = (int8_t)((int32_t)((y + magic) - magic) + zero_point);
-    }
+void dn_frontend_quantise(const dn_frontend *ears, const float *x, size_t count, float scale, int32_t zero_point, int8_t *q) {
+    ears->kernels->quantise(x, count, scale, zero_point, q);
 }

@@ -5,7 +5,7 @@
  *     if (ears == NULL) { fprintf(stderr, "%s\n", error.text); return 1; }
  *     size_t capacity = dn_frontend_capacity(ears, count);
  *     size_t rows = dn_frontend_push(ears, samples, count, features, capacity);   // features: float (rows, mel_bands)
- *     dn_frontend_quantise(features, rows * spec.mel_bands, scale, zero_point, quantised);
+ *     dn_frontend_quantise(ears, features, rows * spec.mel_bands, scale, zero_point, quantised);
  *     dn_frontend_free(ears);
  *
  * The definition is `distillnet.engine.frontend.log_mel`, in NumPy: resample by a polyphase Kaiser-windowed sinc, periodic
@@ -51,7 +51,7 @@ size_t dn_frontend_capacity(const dn_frontend *ears, size_t count);
  * rows: float (capacity, mel_bands). */
 size_t dn_frontend_push(dn_frontend *ears, const float *samples, size_t count, float *rows, size_t capacity);
 
-/* q = clamp(round_half_even(x / scale) + zero_point); -128 <= zero_point <= 127. */
-void dn_frontend_quantise(const float *x, size_t count, float scale, int32_t zero_point, int8_t *q);
+/* q = clamp(round_half_even(x / scale) + zero_point); -128 <= zero_point <= 127. q: (count), apart from x. */
+void dn_frontend_quantise(const dn_frontend *ears, const float *x, size_t count, float scale, int32_t zero_point, int8_t *q);
 
 #endif

@@ -9,7 +9,7 @@
 
 #define DN_PI 3.14159265358979323846
 #ifndef DN_LANES
-#define DN_LANES 8 /* windows analysed side by side: as many as a vector has floats */
+#define DN_LANES 4 /* windows analysed side by side: as many as a vector has floats */
 #endif
 #define DN_MOST_LANES 16
 #define DN_DOT 16  /* partial sums of the resampler's dot products */
@@ -17,19 +17,29 @@
 
 /* ---- windows of samples to rows of features: frontend_rows.c ---- */
 
-/* The tables of one front-end; all but `scratch` are only read. half = fft_samples / 2 complex points carry the real FFT. */
+/* What a bin's magnitude adds to: band - 1, whose triangle falls there, and band, whose triangle rises. */
+typedef struct {
+    uint32_t band;
+    float falling, rising;
+} dn_bin;
+
+/* Bins k and half - k of the real transform, which the same two points of the complex one make. */
+typedef struct {
+    float sine, cosine; /* of pi * k / half */
+    dn_bin bin[2];
+} dn_pair;
+
+/* The tables of one front-end; all but `scratch` are only read. half = fft_samples / 2 complex points carry the real FFT,
+ * whose passes are of radix 4, but for the last where half is no power of 4. */
 typedef struct {
     uint32_t window_samples, hop_samples, fft_samples, mel_bands;
     float log_offset, mean, scale;
-    float *window;      /* (fft_samples): periodic Hann, zero from window_samples on */
-    float *twiddles;    /* per radix-4 stage of m butterflies: (m, 6): re, im of w^p, w^2p, w^3p */
-    uint32_t *place;    /* (half + 1): where the transform leaves point k mod half */
-    float *split;       /* (half + 1, 2): 0.5 * sin, 0.5 * cos of the step from half complex points to the real ones */
-    uint32_t *first;    /* (mel_bands): the first bin of each triangle */
-    uint32_t *bins;     /* (mel_bands): how many it has */
-    float *weights;     /* the triangles, one after the other */
-    uint32_t first_bin, end_bin; /* bins any triangle touches */
-    float *scratch;     /* (2 * half + half + 1 + mel_bands, DN_MOST_LANES), 64-byte aligned */
+    uint32_t last_radix;   /* 4 or 2 */
+    float *window;         /* (fft_samples): periodic Hann, zero from window_samples on */
+    float *twiddles;       /* per pass but the last, of m butterflies: (m, 3, 2): re, im of w^p, w^2p, w^3p */
+    uint32_t *butterflies; /* (half / last_radix / 2, 2): of the last pass, where the two are whose points make pairs */
+    dn_pair *pairs;        /* last_radix / 2 of the first butterfly's own, then last_radix for each two */
+    float *scratch;        /* (2 * half + mel_bands + 2, DN_MOST_LANES), 64-byte aligned */
 } dn_rows_plan;
 
 /* 0, or -1 where there is no memory; `dn_rows_plan_free` in either case. frontend_plan.c */
@@ -41,8 +51,11 @@ typedef struct {
     uint32_t lanes; /* windows analysed side by side */
     /* Samples made finite and within ±1024; out: (count). */
     void (*clean)(const float *samples, size_t count, float *out);
-    /* Analyse `count` (1–lanes) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands). */
+    /* Analyse `count` (1–lanes) windows, the r-th at samples + r * hop_samples. rows: (count, mel_bands).
+     * samples: ((lanes - 1) * hop_samples + fft_samples), all finite, although what is beyond those windows does not count. */
     void (*rows)(const dn_rows_plan *plan, const float *samples, uint32_t count, float *rows);
+    /* See dn_frontend_quantise. */
+    void (*quantise)(const float *x, size_t count, float scale, int32_t zero_point, int8_t *restrict q);
     /* The sum of a[i] * b[i]; count: a multiple of DN_DOT. */
     float (*dot)(const float *a, const float *b, size_t count);
     /* out[k] = the sum of filter[j] * samples[k * down + j], j < taps; k < count.
@@ -82,7 +95,7 @@ void dn_resampler_reset(dn_resampler *resampler);
 /* Upper bound of the samples that `count` more samples give. */
 size_t dn_resampler_capacity(const dn_resampler *resampler, size_t count);
 
-/* count <= DN_RESAMPLE_CHUNK. Returns the samples written to `out`. */
+/* count <= DN_RESAMPLE_CHUNK. The samples are cleaned first. Returns the samples written to `out`. */
 size_t dn_resampler_push(dn_resampler *resampler, const float *samples, size_t count, float *out);
 
 #endif

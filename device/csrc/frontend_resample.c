@@ -99,10 +99,10 @@ size_t dn_resampler_capacity(const dn_resampler *r, size_t count) {
 
 size_t dn_resampler_push(dn_resampler *r, const float *samples, size_t count, float *out) {
     if (r->up == r->down) {
-        memcpy(out, samples, count * sizeof(float));
+        r->kernels->clean(samples, count, out);
         return count;
     }
-    memcpy(r->history + r->held, samples, count * sizeof(float));
+    r->kernels->clean(samples, count, r->history + r->held);
     r->held += count;
     size_t written = 0;
     if (r->scratch != NULL && r->next + r->taps <= r->held) {

@@ -100,8 +100,9 @@ static PyObject *frontend_quantised(PyObject *object, PyObject *args) {
     if (features == NULL)
         return NULL;
     size_t count = rows * self->mel_bands;
-    dn_frontend_quantise(features, count, scale, zero_point, (int8_t *)features); /* each q lands at or before its x */
-    PyObject *result = PyBytes_FromStringAndSize((const char *)features, (Py_ssize_t)count);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count);
+    if (result != NULL)
+        dn_frontend_quantise(self->ears, features, count, scale, zero_point, (int8_t *)PyBytes_AsString(result));
     PyMem_Free(features);
     return result;
 }

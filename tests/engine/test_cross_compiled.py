@@ -34,7 +34,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str
         options = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={found['ninja']}", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"]
         cmake = str(found["cmake"])
         subprocess.run([cmake, "-S", str(ROOT), "-B", str(folder), *options], check=True, capture_output=True)
-        targets = ["--target", "test_kernels", "test_models"]
+        targets = ["--target", "test_kernels", "test_models", "test_frontend"]
         subprocess.run([cmake, "--build", str(folder), *targets], check=True, capture_output=True)
         return str(found[emulator]), folder / "device" / "csrc" / "tests"
 
@@ -59,4 +59,12 @@ def test_kernels_and_models_are_bit_exact(
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(f"{kernels} equals scalar")
     ran = subprocess.run([emulator, "-cpu", cpu, tests / "test_models", CORPUS], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["aarch64", "armv7l"])
+def test_the_front_end_is_as_defined(build: Callable[[str], tuple[str, Path]], machine: str) -> None:
+    emulator, tests = build(machine)
+    ran = subprocess.run([emulator, tests / "test_frontend"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
