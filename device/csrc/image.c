@@ -76,22 +76,25 @@ static const uint8_t *rows_of(work *w, dn_image_span y, size_t *stride) {
     return w->bgr;
 }
 
+/* One row of the tensor; each mean is four values behind the one before. */
+static void write_pixels(const dn_image *image, const uint32_t *blue, const uint32_t *green, const uint32_t *red, int8_t *out) {
+    const int8_t *table = image->table;
+    size_t end = 4 * (size_t)image->out_width;
+    if (image->colour == DN_GREY) {
+        for (size_t x = 0; x < end; x += 4) *out++ = table[(3735 * blue[x] + 19235 * green[x] + 9798 * red[x] + 16384) >> 15];
+        return;
+    }
+    const uint32_t *first = image->colour == DN_RGB ? red : blue, *third = image->colour == DN_RGB ? blue : red;
+    for (size_t x = 0; x < end; x += 4, out += 3) out[0] = table[first[x]], out[1] = table[green[x]], out[2] = table[third[x]];
+}
+
 static void write_row(work *w, dn_image_span y, int8_t *out) {
     const dn_image *image = w->image;
     size_t stride;
     const uint8_t *row = rows_of(w, y, &stride);
     w->rows->down(row, stride, y, (uint32_t)image->out_height, w->values, w->column);
     w->rows->across(w->column, w->x, (uint32_t)image->out_width, (size_t)image->out_width, w->denominator, w->means);
-    for (const uint32_t *mean = w->means, *end = mean + 4 * (size_t)image->out_width; mean < end; mean += 4) {
-        uint32_t blue = mean[0], green = mean[1], red = mean[2];
-        if (image->colour == DN_GREY) {
-            *out++ = image->table[(3735 * blue + 19235 * green + 9798 * red + 16384) >> 15];
-            continue;
-        }
-        *out++ = image->table[image->colour == DN_RGB ? red : blue];
-        *out++ = image->table[green];
-        *out++ = image->table[image->colour == DN_RGB ? blue : red];
-    }
+    write_pixels(image, w->means, w->means + 1, w->means + 2, out);
 }
 
 static const dn_image_rows *pick_rows(void) {
@@ -102,14 +105,19 @@ static const dn_image_rows *pick_rows(void) {
 }
 
 static bool fits(const dn_image *i, dn_error *error) {
-    static const size_t pixel_bytes[] = {[DN_BGR_FRAME] = 3, [DN_YUYV_FRAME] = 2, [DN_NV12_FRAME] = 1};
-    if ((i->layout != DN_BGR_FRAME && i->width % 2 != 0) || (i->layout == DN_NV12_FRAME && i->height % 2 != 0))
+    static const size_t pixel_bytes[] = {
+        [DN_BGR_FRAME] = 3, [DN_YUYV_FRAME] = 2, [DN_NV12_FRAME] = 1, [DN_PLANES_FRAME] = 1};
+    int squares = i->layout == DN_NV12_FRAME || i->layout == DN_PLANES_FRAME;
+    if ((i->layout != DN_BGR_FRAME && i->width % 2 != 0) || (squares && i->height % 2 != 0))
         return dn_fail(error, DN_BAD_CALL, "a YUV frame of %d×%d: pixels share colours, so sides are even", i->width,
                        i->height);
     if (i->left < 0 || i->top < 0 || i->right > i->width || i->bottom > i->height || i->left >= i->right ||
         i->top >= i->bottom || i->out_width < 1 || i->out_height < 1 || i->stride < pixel_bytes[i->layout] * (size_t)i->width)
         return dn_fail(error, DN_BAD_CALL, "crop %d..%d, %d..%d of a frame of %d×%d to %d×%d", i->left, i->right, i->top,
                        i->bottom, i->width, i->height, i->out_width, i->out_height);
+    for (int c = 0; c < 2 && i->layout == DN_PLANES_FRAME; c++)
+        if (i->colours[c] == NULL || i->colour_strides[c] < (size_t)i->width / 2)
+            return dn_fail(error, DN_BAD_CALL, "planes of a frame of %d×%d without colours", i->width, i->height);
     int64_t area = (int64_t)(i->right - i->left) * (i->bottom - i->top), out = (int64_t)i->out_width * i->out_height;
     if ((i->area ? area : 4 * out) > MAX_AREA)
         return dn_fail(error, DN_TOO_LARGE, "%lld pixels to %lld; up to %d to %d are possible", (long long)area,
@@ -117,32 +125,108 @@ static bool fits(const dn_image *i, dn_error *error) {
     return true;
 }
 
-dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error) {
-    error->status = DN_OK;
-    error->text[0] = '\0';
-    if (!fits(image, error)) return error->status;
+static dn_image_span (*span_of(const dn_image *image))(int64_t, int64_t, int64_t) {
+    return image->area ? overlap : distance;
+}
+
+/* What the sums of a crop of in_w × in_h are divided by. */
+static uint32_t denominator_of(const dn_image *image, size_t in_w, size_t in_h) {
+    return (uint32_t)(image->area ? in_w * in_h : 4 * (size_t)image->out_width * (size_t)image->out_height);
+}
+
+static dn_status no_memory(size_t values, dn_error *error) {
+    dn_fail(error, DN_NO_MEMORY, "no memory for rows of %zu values", values);
+    return error->status;
+}
+
+/* The crop's part of one plane, and how it is resized. */
+typedef struct {
+    const uint8_t *from;
+    size_t stride, in_w, in_h;
+    uint32_t denominator;
+    dn_image_span *x; /* [out_width] */
+    uint32_t *means;  /* [out_width][DN_IMAGE_ROWS] */
+} plane;
+
+/* `halves`: 0 of Y, 1 of U and V, of which a pixel at the crop's border belongs to it as a whole. */
+static plane crop_of(const dn_image *i, const uint8_t *data, size_t stride, int halves) {
+    size_t left = (size_t)i->left >> halves, top = (size_t)i->top >> halves;
+    plane p = {.from = data + top * stride + left, .stride = stride};
+    p.in_w = (((size_t)i->right + (size_t)halves) >> halves) - left;
+    p.in_h = (((size_t)i->bottom + (size_t)halves) >> halves) - top;
+    p.denominator = denominator_of(i, p.in_w, p.in_h);
+    return p;
+}
+
+/* As many rows of the output as go together, from `row` on; behind its end the last one again. */
+static void resize_rows(const plane *p, const dn_image *image, int32_t row, const dn_image_rows *rows, uint32_t *columns,
+                        uint32_t *woven) {
+    for (int32_t n = 0; n < DN_IMAGE_ROWS; n++) {
+        int32_t at = row + n < image->out_height ? row + n : image->out_height - 1;
+        dn_image_span y = span_of(image)(at, (int64_t)p->in_h, image->out_height);
+        rows->down(p->from + (size_t)y.first * p->stride, p->stride, y, (uint32_t)image->out_height, p->in_w,
+                   columns + (size_t)n * p->in_w);
+    }
+    rows->along(columns, p->in_w, p->x, (uint32_t)image->out_width, (size_t)image->out_width, p->denominator, woven, p->means);
+}
+
+/* Of planes: each is resized, then YUV becomes BGR. */
+static dn_status planes_tensor(const dn_image *image, int8_t *tensor, dn_error *error) {
+    enum { PLANES = 3 };
+    plane planes[PLANES] = {crop_of(image, image->frame, image->stride, 0),
+                            crop_of(image, image->colours[0], image->colour_strides[0], 1),
+                            crop_of(image, image->colours[1], image->colour_strides[1], 1)};
+    size_t width = (size_t)image->out_width, row_bytes = width * (image->colour == DN_GREY ? 1 : 3);
+    size_t columns = DN_IMAGE_ROWS * planes[0].in_w, means = DN_IMAGE_ROWS * width;
+    uint8_t *memory = malloc((2 * columns + PLANES * means) * sizeof(uint32_t) + PLANES * width * sizeof(dn_image_span));
+    if (memory == NULL) return no_memory(planes[0].in_w, error);
+    uint32_t *room = (uint32_t *)(void *)memory, *all_means = room + 2 * columns;
+    dn_image_span *spans = (dn_image_span *)(void *)(all_means + PLANES * means);
+    for (size_t p = 0; p < PLANES; p++) {
+        planes[p].x = spans + p * width;
+        planes[p].means = all_means + p * means;
+        for (int32_t i = 0; i < image->out_width; i++)
+            planes[p].x[i] = span_of(image)(i, (int64_t)planes[p].in_w, image->out_width);
+    }
+    const dn_image_rows *rows = pick_rows();
+    for (int32_t row = 0; row < image->out_height; row += DN_IMAGE_ROWS) {
+        for (size_t p = 0; p < PLANES; p++) resize_rows(&planes[p], image, row, rows, room, room + columns);
+        rows->colour(planes[0].means, planes[1].means, planes[2].means, width);
+        for (size_t n = 0; n < DN_IMAGE_ROWS && row + (int32_t)n < image->out_height; n++)
+            write_pixels(image, planes[0].means + n, planes[1].means + n, planes[2].means + n,
+                         tensor + ((size_t)row + n) * row_bytes);
+    }
+    free(memory);
+    return DN_OK;
+}
+
+/* Of whole pixels: YUV becomes BGR, then all is resized. */
+static dn_status pixels_tensor(const dn_image *image, int8_t *tensor, dn_error *error) {
     work w = {.image = image, .rows = pick_rows(), .in_w = (size_t)(image->right - image->left),
               .in_h = (size_t)(image->bottom - image->top)};
     w.values = 3 * w.in_w;
-    w.denominator = (uint32_t)(image->area ? w.in_w * w.in_h : 4 * (size_t)image->out_width * (size_t)image->out_height);
+    w.denominator = denominator_of(image, w.in_w, w.in_h);
     size_t spans = (size_t)image->out_width * sizeof *w.x, means = 4 * (size_t)image->out_width * sizeof *w.means;
     size_t columns = (w.values + 3) * sizeof *w.column, span_rows = w.in_h / (size_t)image->out_height + 3;
     uint8_t *memory = malloc(spans + means + columns + (image->layout == DN_BGR_FRAME ? 0 : span_rows * w.values));
-    if (memory == NULL) {
-        dn_fail(error, DN_NO_MEMORY, "no memory for rows of %zu values", w.values);
-        return error->status;
-    }
+    if (memory == NULL) return no_memory(w.values, error);
     w.x = (dn_image_span *)(void *)memory;
     w.means = (uint32_t *)(void *)(memory + spans);
     w.column = (uint32_t *)(void *)(memory + spans + means);
     memset(w.column + w.values, 0, 3 * sizeof *w.column);
     w.bgr = memory + spans + means + columns;
     w.held = (dn_image_span){-1, -1, 0, 0};
-    dn_image_span (*span_of)(int64_t, int64_t, int64_t) = image->area ? overlap : distance;
-    for (int32_t i = 0; i < image->out_width; i++) w.x[i] = span_of(i, (int64_t)w.in_w, image->out_width);
+    for (int32_t i = 0; i < image->out_width; i++) w.x[i] = span_of(image)(i, (int64_t)w.in_w, image->out_width);
     size_t row = (size_t)image->out_width * (image->colour == DN_GREY ? 1 : 3);
     for (int32_t y = 0; y < image->out_height; y++)
-        write_row(&w, span_of(y, (int64_t)w.in_h, image->out_height), tensor + (size_t)y * row);
+        write_row(&w, span_of(image)(y, (int64_t)w.in_h, image->out_height), tensor + (size_t)y * row);
     free(memory);
     return DN_OK;
+}
+
+dn_status dn_image_tensor(const dn_image *image, int8_t *tensor, dn_error *error) {
+    error->status = DN_OK;
+    error->text[0] = '\0';
+    if (!fits(image, error)) return error->status;
+    return (image->layout == DN_PLANES_FRAME ? planes_tensor : pixels_tensor)(image, tensor, error);
 }

@@ -6,7 +6,8 @@
  *
  * All in integers, so every machine gives the same bits; the definition is `distillnet.engine.preprocess`, in NumPy. A
  * resized pixel is the exact weighted mean of source pixels, rounded half up: weights of INTER_AREA are overlaps, those of
- * INTER_LINEAR distances, both whole numbers over a common denominator. */
+ * INTER_LINEAR distances, both whole numbers over a common denominator. Packed YUV becomes BGR first; of planes each is
+ * resized by itself, and what comes of that becomes BGR: far fewer pixels. */
 #ifndef DN_IMAGE_H
 #define DN_IMAGE_H
 
@@ -14,17 +15,21 @@
 
 typedef enum { DN_BGR, DN_RGB, DN_GREY } dn_colour;
 
-/* What cameras give. YUV is BT.601 with limited range, as OpenCV reads it; each 2 (NV12: 2×2) pixels share a colour. */
+/* What cameras and decoders give. YUV is BT.601 with limited range, as OpenCV reads it; each 2 (NV12, planes: 2×2) pixels
+ * share a colour. */
 typedef enum {
     DN_BGR_FRAME,  /* (height, width, 3) */
     DN_YUYV_FRAME, /* (height, width, 2), of an even width */
     DN_NV12_FRAME, /* (height, width) of Y, then (height / 2, width / 2, 2) of U and V; both even */
+    DN_PLANES_FRAME, /* (height, width) of Y; U and V of half the sides, each in its own place; both even */
 } dn_layout;
 
 typedef struct {
-    const uint8_t *frame;
+    const uint8_t *frame; /* of planes: Y */
     dn_layout layout;
     size_t stride; /* bytes from row to row */
+    const uint8_t *colours[2]; /* of planes: U and V */
+    size_t colour_strides[2];
     int32_t width, height;
     int32_t left, top, right, bottom; /* the crop, right and bottom exclusive */
     int32_t out_width, out_height;

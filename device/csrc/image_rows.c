@@ -18,6 +18,13 @@ typedef uint32_t pixel __attribute__((vector_size(16)));
 typedef int32_t whole_pixel __attribute__((vector_size(16)));
 typedef double real_pixel __attribute__((vector_size(32)));
 
+/* Four of the eight values of two pixels. */
+#ifdef __clang__
+#define MIX(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define MIX(a, b, i, j, k, l) __builtin_shuffle(a, b, (pixel){i, j, k, l})
+#endif
+
 static inline void sum_block(const uint8_t *row, size_t stride, dn_image_span y, uint32_t inner, size_t count,
                              uint32_t *restrict column) {
     uint32_t sum[BLOCK];
@@ -127,4 +134,49 @@ static void across(const uint32_t *column, const dn_image_span *x, uint32_t inne
     }
 }
 
-const dn_image_rows DN_NAMED(dn_image_rows_, DN_ISA) = {down, across};
+/* woven[in][4] of columns[4][in]. */
+static void weave(const uint32_t *columns, size_t in, uint32_t *woven) {
+    size_t x = 0;
+    for (; x + 4 <= in; x += 4) {
+        pixel a = load(columns + x), b = load(columns + in + x), c = load(columns + 2 * in + x), d = load(columns + 3 * in + x);
+        pixel ab = MIX(a, b, 0, 4, 1, 5), cd = MIX(c, d, 0, 4, 1, 5), ab_high = MIX(a, b, 2, 6, 3, 7), cd_high = MIX(c, d, 2, 6, 3, 7);
+        pixel rows[4] = {MIX(ab, cd, 0, 1, 4, 5), MIX(ab, cd, 2, 3, 6, 7), MIX(ab_high, cd_high, 0, 1, 4, 5),
+                         MIX(ab_high, cd_high, 2, 3, 6, 7)};
+        memcpy(woven + 4 * x, rows, sizeof rows);
+    }
+    for (; x < in; x++)
+        for (size_t row = 0; row < DN_IMAGE_ROWS; row++) woven[4 * x + row] = columns[row * in + x];
+}
+
+static void along(const uint32_t *columns, size_t in, const dn_image_span *x, uint32_t inner, size_t count,
+                  uint32_t denominator, uint32_t *woven, uint32_t *means) {
+    double reciprocal = 1.0 / denominator, half = (denominator / 2 + 0.5) * reciprocal;
+    weave(columns, in, woven);
+    for (size_t i = 0; i < count; i++, x++) {
+        const uint32_t *p = woven + 4 * (size_t)x->first, *last = woven + 4 * (size_t)x->last;
+        pixel sum = load(p) * x->first_weight + load(last) * x->last_weight, between = {0};
+        for (p += 4; p < last; p += 4) between += load(p);
+        whole_pixel rounded = mean(sum + between * inner, reciprocal, half);
+        memcpy(means + 4 * i, &rounded, sizeof rounded);
+    }
+}
+
+static inline whole_pixel shade(whole_pixel scaled) {
+    whole_pixel v = scaled >> 20, none = {0}, most = none + 255;
+    v = v & ~(v < none);
+    return (v & (v <= most)) | (most & (v > most));
+}
+
+static void colour(uint32_t *y, uint32_t *u, uint32_t *v, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        pixel py = load(y + 4 * i), pu = load(u + 4 * i), pv = load(v + 4 * i);
+        whole_pixel grey = (whole_pixel)py - 16, blue = (whole_pixel)pu - 128, red = (whole_pixel)pv - 128;
+        grey = (grey & ~(grey < 0)) * 1220542 + (1 << 19);
+        whole_pixel bgr[3] = {shade(grey + 2116026 * blue), shade(grey - 409993 * blue - 852492 * red), shade(grey + 1673527 * red)};
+        memcpy(y + 4 * i, &bgr[0], sizeof bgr[0]);
+        memcpy(u + 4 * i, &bgr[1], sizeof bgr[1]);
+        memcpy(v + 4 * i, &bgr[2], sizeof bgr[2]);
+    }
+}
+
+const dn_image_rows DN_NAMED(dn_image_rows_, DN_ISA) = {down, across, along, colour};

@@ -3,6 +3,8 @@
 #include <Python.h>
 #include <pythread.h>
 
+#include <stdlib.h>
+
 #include "distillnet.h"
 #include "module_frontend.h"
 #include "module_view.h"
@@ -89,25 +91,49 @@ static PyObject *model_run(Model *self, PyObject *args) {
     return NULL;
 }
 
-/* One frame, all its zones, into scores, float32 (zones, n); see module_view.h. */
+/* rows × n values as a list of lists. */
+static PyObject *lists_of(const float *values, size_t rows, size_t n) {
+    PyObject *lists = PyList_New((Py_ssize_t)rows);
+    for (size_t row = 0; lists != NULL && row < rows; row++) {
+        PyObject *list = PyList_New((Py_ssize_t)n);
+        for (size_t i = 0; list != NULL && i < n; i++) {
+            PyObject *value = PyFloat_FromDouble((double)values[row * n + i]);
+            if (value == NULL || PyList_SetItem(list, (Py_ssize_t)i, value) != 0) Py_CLEAR(list);
+        }
+        if (list == NULL || PyList_SetItem(lists, (Py_ssize_t)row, list) != 0) Py_CLEAR(lists);
+    }
+    return lists;
+}
+
+/* One frame, all its zones; n scores of each, and what preparing and running took. See module_view.h. */
 static PyObject *model_look(Model *self, PyObject *args) {
-    Py_buffer frame, scores;
-    PyObject *view;
+    dn_view_frame frame;
+    PyObject *from, *view, *result = NULL;
+    Py_ssize_t n;
     const state *s = PyType_GetModuleState(Py_TYPE((PyObject *)self));
-    if (!PyArg_ParseTuple(args, "y*O!w*:look", &frame, (PyTypeObject *)s->view_type, &view, &scores)) return NULL;
+    if (!PyArg_ParseTuple(args, "OO!n:look", &from, (PyTypeObject *)s->view_type, &view, &n)) return NULL;
+    if (n < 1 || n > DN_MOST_OUTPUTS) return PyErr_Format(PyExc_ValueError, "%zd scores of a zone", n);
+    if (!dn_view_take(view, from, &frame)) return NULL;
     dn_error error = {.status = DN_OK};
     dn_view_times times;
-    dn_status status;
-    Py_BEGIN_ALLOW_THREADS
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
-    status = dn_view_run(view, self->model, &frame, &scores, &times, &error);
-    PyThread_release_lock(self->lock);
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&frame);
-    PyBuffer_Release(&scores);
-    if (status == DN_OK) return Py_BuildValue("dd", times.prepare_ms, times.run_ms);
-    PyErr_SetString(status == DN_NO_MEMORY ? PyExc_MemoryError : PyExc_ValueError, error.text);
-    return NULL;
+    dn_status status = DN_NO_MEMORY;
+    size_t zones = dn_view_zones(view);
+    float *scores = malloc(zones * (size_t)n * sizeof *scores);
+    if (scores != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        status = dn_view_run(view, self->model, &frame, scores, (size_t)n, &times, &error);
+        PyThread_release_lock(self->lock);
+        Py_END_ALLOW_THREADS
+    }
+    dn_view_give_back(&frame);
+    if (status == DN_OK) {
+        PyObject *lists = lists_of(scores, zones, (size_t)n);
+        if (lists != NULL) result = Py_BuildValue("Ndd", lists, times.prepare_ms, times.run_ms);
+    } else if (status == DN_NO_MEMORY) PyErr_NoMemory();
+    else PyErr_SetString(PyExc_ValueError, error.text);
+    free(scores);
+    return result;
 }
 
 static PyObject *describe(const dn_tensor_info *t) {
@@ -157,7 +183,7 @@ static PyObject *model_profile(Model *self, PyObject *unused) {
 
 static PyMethodDef model_methods[] = {
     {"run", (PyCFunction)model_run, METH_VARARGS, "Run from one buffer into another."},
-    {"look", (PyCFunction)model_look, METH_VARARGS, "Run on the zones of a frame; returns what preparing and running took."},
+    {"look", (PyCFunction)model_look, METH_VARARGS, "Run on the zones of a frame; returns their scores, and what preparing and running took."},
     {"info", (PyCFunction)model_info, METH_NOARGS, "What was loaded."},
     {"profile", (PyCFunction)model_profile, METH_NOARGS, "Per-layer figures of the last run."},
     {NULL, NULL, 0, NULL},

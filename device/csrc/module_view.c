@@ -8,8 +8,6 @@
 #include "image.h"
 #include "internal.h"
 
-enum { MOST_OUTPUTS = 4096 };
-
 typedef struct {
     int32_t left, top, right, bottom, area;
 } zone_box;
@@ -24,9 +22,10 @@ typedef struct {
     double weights[256];
 } View;
 
-/* The bytes of a frame; 0 for sides or a layout there are not. */
+/* The bytes of a frame, of planes those of Y; 0 for sides or a layout there are not. */
 static size_t bytes_of(const dn_image *image) {
-    static const size_t pixel_halves[] = {[DN_BGR_FRAME] = 6, [DN_YUYV_FRAME] = 4, [DN_NV12_FRAME] = 3};
+    static const size_t pixel_halves[] = {
+        [DN_BGR_FRAME] = 6, [DN_YUYV_FRAME] = 4, [DN_NV12_FRAME] = 3, [DN_PLANES_FRAME] = 2};
     if (image->height < 1 || image->width < 1) return 0;
     return (size_t)image->height * (size_t)image->width * pixel_halves[image->layout] / 2;
 }
@@ -34,7 +33,7 @@ static size_t bytes_of(const dn_image *image) {
 static int set_up(View *self, int layout, int colour, const Py_buffer *boxes, const Py_buffer *table, const Py_buffer *weights) {
     dn_image *image = &self->image;
     self->zones = (size_t)boxes->len / sizeof *self->boxes;
-    if (layout < DN_BGR_FRAME || layout > DN_NV12_FRAME || colour < DN_BGR || colour > DN_GREY || image->out_height < 1 ||
+    if (layout < DN_BGR_FRAME || layout > DN_PLANES_FRAME || colour < DN_BGR || colour > DN_GREY || image->out_height < 1 ||
         image->out_width < 1 || table->len != sizeof self->table || weights->len != sizeof self->weights || self->zones < 1 ||
         (size_t)boxes->len != self->zones * sizeof *self->boxes) {
         PyErr_SetString(PyExc_ValueError, "layout, colour, or sizes of tensor, boxes, table or weights are not possible");
@@ -85,11 +84,45 @@ static void view_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
-/* One zone of a frame of the right size, to a tensor of the right size. */
-static dn_status prepare(const View *self, const void *frame, size_t zone, int8_t *tensor, dn_error *error) {
+void dn_view_give_back(dn_view_frame *frame) {
+    while (frame->count > 0) PyBuffer_Release(&frame->planes[--frame->count]);
+}
+
+int dn_view_take(PyObject *view, PyObject *object, dn_view_frame *frame) {
+    enum { PLANES = 3 };
+    const View *self = (const View *)view;
+    const dn_image *image = &self->image;
+    int split = image->layout == DN_PLANES_FRAME, fits = split == PyTuple_Check(object);
+    if (split && fits) fits = PyTuple_Size(object) >= PLANES;
+    frame->count = 0;
+    for (int p = 0; fits && p < (split ? PLANES : 1); p++) {
+        Py_buffer *plane = &frame->planes[p];
+        if (PyObject_GetBuffer(split ? PyTuple_GetItem(object, p) : object, plane, PyBUF_SIMPLE) != 0) {
+            dn_view_give_back(frame);
+            return 0;
+        }
+        frame->count++;
+        size_t rows = (size_t)image->height >> (p > 0), least = rows * ((size_t)image->width >> (p > 0));
+        fits = split ? (size_t)plane->len >= least && (size_t)plane->len % rows == 0 : (size_t)plane->len == self->frame_bytes;
+    }
+    if (fits) return 1;
+    dn_view_give_back(frame);
+    PyErr_SetString(PyExc_ValueError, "the frame is not of this view's layout and size");
+    return 0;
+}
+
+/* One zone of a frame, to a tensor of the right size. */
+static dn_status prepare(const View *self, const dn_view_frame *frame, size_t zone, int8_t *tensor, dn_error *error) {
     dn_image image = self->image;
     const zone_box *box = self->boxes + zone;
-    image.frame = frame;
+    image.frame = frame->planes[0].buf;
+    if (image.layout == DN_PLANES_FRAME) {
+        image.stride = (size_t)frame->planes[0].len / (size_t)image.height;
+        for (int c = 0; c < 2; c++) {
+            image.colours[c] = frame->planes[1 + c].buf;
+            image.colour_strides[c] = (size_t)frame->planes[1 + c].len / (size_t)(image.height / 2);
+        }
+    }
     image.left = box->left, image.top = box->top, image.right = box->right, image.bottom = box->bottom;
     image.area = box->area;
     return dn_image_tensor(&image, tensor, error);
@@ -97,22 +130,27 @@ static dn_status prepare(const View *self, const void *frame, size_t zone, int8_
 
 static PyObject *view_fill(PyObject *object, PyObject *args) {
     View *self = (View *)object;
-    Py_buffer frame, tensor;
+    PyObject *from;
+    dn_view_frame frame;
+    Py_buffer tensor;
     Py_ssize_t zone;
-    if (!PyArg_ParseTuple(args, "y*nw*:fill", &frame, &zone, &tensor)) return NULL;
+    if (!PyArg_ParseTuple(args, "Onw*:fill", &from, &zone, &tensor)) return NULL;
     dn_error error = {.status = DN_OK};
-    int fits = (size_t)frame.len == self->frame_bytes && (size_t)tensor.len == self->tensor_bytes && zone >= 0 &&
-               (size_t)zone < self->zones;
+    int fits = dn_view_take(object, from, &frame);
     if (fits) {
-        Py_BEGIN_ALLOW_THREADS
-        prepare(self, frame.buf, (size_t)zone, tensor.buf, &error);
-        Py_END_ALLOW_THREADS
+        fits = (size_t)tensor.len == self->tensor_bytes && zone >= 0 && (size_t)zone < self->zones;
+        if (fits) {
+            Py_BEGIN_ALLOW_THREADS
+            prepare(self, &frame, (size_t)zone, tensor.buf, &error);
+            Py_END_ALLOW_THREADS
+        } else PyErr_SetString(PyExc_ValueError, "the tensor is not of this view's size, or there is no such zone");
+        dn_view_give_back(&frame);
     }
-    PyBuffer_Release(&frame);
     PyBuffer_Release(&tensor);
-    if (fits && error.status == DN_OK) Py_RETURN_NONE;
+    if (!fits) return NULL;
+    if (error.status == DN_OK) Py_RETURN_NONE;
     if (error.status == DN_NO_MEMORY) return PyErr_NoMemory();
-    PyErr_SetString(PyExc_ValueError, fits ? error.text : "frame or tensor is not of this view's size, or there is no such zone");
+    PyErr_SetString(PyExc_ValueError, error.text);
     return NULL;
 }
 
@@ -130,27 +168,22 @@ static double ms_now(void) {
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
-dn_status dn_view_run(PyObject *view, dn_model *model, const Py_buffer *frame, const Py_buffer *scores, dn_view_times *times,
-                      dn_error *error) {
+size_t dn_view_zones(PyObject *view) { return ((const View *)view)->zones; }
+
+dn_status dn_view_run(PyObject *view, dn_model *model, const dn_view_frame *frame, float *scores, size_t n,
+                      dn_view_times *times, dn_error *error) {
     const View *self = (const View *)view;
-    int8_t logits[MOST_OUTPUTS];
-    size_t n = (size_t)scores->len / sizeof(float) / self->zones;
+    int8_t logits[DN_MOST_OUTPUTS];
     *times = (dn_view_times){0, 0};
-    if ((size_t)frame->len != self->frame_bytes || n < 1 || n > MOST_OUTPUTS ||
-        (size_t)scores->len != self->zones * n * sizeof(float)) {
-        dn_fail(error, DN_BAD_CALL, "a frame of %zd bytes, not %zu, or scores that are not of %zu zones", frame->len,
-                self->frame_bytes, self->zones);
-        return error->status;
-    }
     double then, now = ms_now();
     for (size_t zone = 0; zone < self->zones; zone++) {
-        if (prepare(self, frame->buf, zone, self->tensor, error) != DN_OK) return error->status;
+        if (prepare(self, frame, zone, self->tensor, error) != DN_OK) return error->status;
         then = now, now = ms_now(), times->prepare_ms += now - then;
         if (dn_model_run(model, self->tensor, self->tensor_bytes, logits, n) != DN_OK) {
             dn_fail(error, DN_BAD_CALL, "the model takes no %zu bytes, or gives no %zu", self->tensor_bytes, n);
             return error->status;
         }
-        dn_share_out(logits, n, self->weights, (float *)scores->buf + zone * n);
+        dn_share_out(logits, n, self->weights, scores + zone * n);
         then = now, now = ms_now(), times->run_ms += now - then;
     }
     return DN_OK;

@@ -12,8 +12,10 @@ from distillnet.device import readers
 from distillnet.device.config import Source
 from distillnet.device.feed import Feed
 from distillnet.device.frames import Frame, Intake
+from distillnet.device.opencv import bgr
 from distillnet.device.readers import SourceError, check, kind_of, open_reader, read
 from distillnet.device.telemetry import Telemetry
+from distillnet.engine.preprocess import Planes
 
 
 def frame(index: int, source: str = "a") -> Frame:
@@ -81,8 +83,9 @@ def test_a_video_as_fast_as_possible_gives_every_frame_with_its_time(video: Path
     assert [f.index for f in found] == list(range(100))
     assert np.allclose([f.t for f in found], np.arange(100) / 20, atol=1e-3)
     assert np.allclose(np.diff([f.ts for f in found]), 0.05, atol=1e-3)
-    assert found[30].pixels.shape == (120, 160, 3)
-    assert found[30].pixels[..., 2].mean() > 150 > found[5].pixels[..., 2].mean()
+    assert isinstance(found[30].pixels, Planes), "left in the decoder's YUV"
+    assert bgr(found[30].pixels).shape == (120, 160, 3)
+    assert bgr(found[30].pixels)[..., 2].mean() > 150 > bgr(found[5].pixels)[..., 2].mean()
     assert states == ["online", "stalled end of file"]
     assert feed.finished
 
@@ -195,27 +198,3 @@ def test_a_reader_gives_bgr_of_grey_pictures(tmp_path: Path) -> None:
     picture = read(reader)
     reader.close()
     assert picture is not None and picture.pixels.shape == (5, 7, 3)
-
-
-@pytest.mark.parametrize(("size", "threads"), [((640, 360), 1.0), ((1920, 1080), None)])
-def test_small_pictures_are_decoded_by_one_thread_and_large_ones_by_as_many_as_there_are(
-    size: tuple[int, int], threads: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "video.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 20, size)
-    for _ in range(3):
-        writer.write(np.zeros((size[1], size[0], 3), np.uint8))
-    writer.release()
-    opened: list[cv2.VideoCapture] = []
-    whole = cv2.VideoCapture
-
-    def spy(*arguments: object) -> cv2.VideoCapture:
-        opened.append(whole(*arguments))
-        return opened[-1]
-
-    monkeypatch.setattr(readers.cv2, "VideoCapture", spy)
-    reader = open_reader(Source(id="a", url=str(path)))
-    usual = whole(str(path), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_N_THREADS)
-    assert opened[-1].get(cv2.CAP_PROP_N_THREADS) == (threads or usual)
-    assert [read(reader) is not None for _ in range(4)] == [True, True, True, False]
-    reader.close()

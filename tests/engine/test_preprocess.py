@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillnet.engine import ModelError
-from distillnet.engine.preprocess import crop, image_tensor, reference_tensor
+from distillnet.engine.preprocess import Planes, crop, image_tensor, reference_tensor, to_bgr
 from distillnet.proto.card import ImageInput
 
 IDENTITY = {"mean": 128.0, "scale": 1.0}  # with scale 1, zero point 0: tensor = pixel - 128
@@ -78,6 +78,58 @@ def test_camera_layouts_are_the_definition_and_within_one_step_of_opencv(layout,
     if colour != "bgr":
         theirs = cv2.cvtColor(theirs, cv2.COLOR_BGR2RGB if colour == "rgb" else cv2.COLOR_BGR2GRAY)
     assert np.abs(got[0].astype(int) + 128 - theirs.reshape(got.shape[1:])).max() <= 1
+
+
+def _planes(seed: int, height: int, width: int) -> Planes:
+    """Planes in rows that are longer than the frame is wide, as decoders have them."""
+    rng = np.random.default_rng(seed)
+    rows = [(height, width + 32), (height // 2, width // 2 + 7), (height // 2, width // 2)]
+    y, u, v = (rng.integers(0, 256, shape, dtype=np.uint8).tobytes() for shape in rows)
+    return Planes(y, u, v, height, width)
+
+
+@settings(deadline=None, max_examples=150, database=None)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 45), st.integers(1, 45)),
+    out=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    colour=st.sampled_from(["rgb", "bgr", "grey"]),
+    resize=st.sampled_from(["area", "bilinear"]),
+    zone=st.sampled_from([None, (0.25, 0.1, 0.75, 0.95), (0.5, 0.5, 0.51, 0.51), (0.9, 0.9, 1.0, 1.0)]),
+)
+def test_planes_are_the_definition(seed, size, out, colour, resize, zone) -> None:
+    spec = ImageInput(height=out[0], width=out[1], colour=colour, resize=resize, mean=120.0, scale=60.0)
+    planes = _planes(seed, 2 * size[0], 2 * size[1])
+    got = image_tensor(planes, spec, 0.0173, -3, zone)
+    np.testing.assert_array_equal(got, reference_tensor(planes, spec, 0.0173, -3, zone))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (60, 80), (150, 200)])
+def test_planes_of_a_picture_are_within_two_steps_of_converting_them_first(size) -> None:
+    """Of colours that there are; of noise, where conversion clips, nothing like that is true."""
+    height, width = 360, 640
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(
+        rng.integers(40, 216, (9, 16, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    stacked = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).reshape(-1)
+    y, u, v = np.split(stacked, [height * width, height * width * 5 // 4])
+    planes = Planes(y, u, v, height, width)
+    np.testing.assert_array_equal(to_bgr(planes), cv2.cvtColor(stacked.reshape(-1, width), cv2.COLOR_YUV2BGR_I420))
+    spec = ImageInput(height=size[0], width=size[1], **IDENTITY)
+    got, first = (image_tensor(frame, spec, 1.0, 0).astype(int) for frame in (planes, to_bgr(planes)))
+    assert np.abs(got - first).max() <= 2
+    assert abs(float((got - first).mean())) < 0.1
+
+
+def test_planes_that_do_not_fit_each_other_are_refused() -> None:
+    y, u, v = _planes(0, 8, 8)[:3]
+    spec = ImageInput(height=2, width=2)
+    for planes in (Planes(y, u, v[:-1], 8, 8), Planes(y, u, v[:8], 8, 8), Planes(y[:32], u, v, 8, 8)):
+        with pytest.raises(ModelError, match="not of this view's layout and size"):
+            image_tensor(planes, spec, 1.0, 0)
+    with pytest.raises(ModelError, match="Planes of even sides"):
+        image_tensor(Planes(y, u, v, 7, 8), spec, 1.0, 0)
 
 
 def test_views_and_white_frames() -> None:

@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -156,12 +157,13 @@ class Link:
 
         """
         properties = None
-        if (expiry_s or labels) and self._five:
+        if labels and self._five:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.UserProperty, properties.ContentType = list(labels), CONTENT_TYPE
             if expiry_s:
                 properties.MessageExpiryInterval = expiry_s
-            if labels:
-                properties.UserProperty, properties.ContentType = list(labels), CONTENT_TYPE
+        elif expiry_s and self._five:
+            properties = _expiring(expiry_s)
         return self._send(topic, payload, qos, retain, properties)
 
     def answer(self, request: Message, payload: bytes) -> None:
@@ -287,6 +289,20 @@ class Link:
         client.on_message = lambda c, u, message: self._on_message(_received(message))
         client.suppress_exceptions = True
         return client
+
+
+@cache
+def _expiring(seconds: int) -> Properties:
+    """Return properties that are packed once.
+
+    With every message that paho packs it makes the names of all properties anew, and CPython's cache of attributes
+    keeps thousands of them.
+    """
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = seconds
+    packed = properties.pack()  # type: ignore[no-untyped-call]
+    object.__setattr__(properties, "pack", lambda: packed)  # its own refuses names that are no properties
+    return properties
 
 
 def _received(message: paho.MQTTMessage) -> Message:

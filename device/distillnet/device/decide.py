@@ -147,7 +147,8 @@ def _while_active(
     rule: Rule, state: State, recent: tuple[Sample, ...], sample: Sample, allowed: bool
 ) -> tuple[State, Transition | None]:
     stage, _, name, start, top, last_update_t, ended_t = state
-    state = State(stage, recent, name, start, max(top, sample.score), last_update_t, ended_t)
+    top = top if top > sample.score else sample.score
+    state = State(stage, recent, name, start, top, last_update_t, ended_t)
     below = _below(rule, recent)
     if below or not allowed:
         end = below[0] if below else sample

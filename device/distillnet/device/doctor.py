@@ -16,7 +16,7 @@ import numpy as np
 
 from distillnet.device import host
 from distillnet.device.config import DeviceConfig
-from distillnet.device.opencv import cv2
+from distillnet.device.opencv import bgr, cv2
 from distillnet.device.readers import SourceError, open_reader, read
 from distillnet.device.sound.reading import Piece
 from distillnet.device.update.capabilities import board_name
@@ -191,8 +191,9 @@ def _source(config: DeviceConfig, index: int) -> Finding:
         silent = not np.any(picture.samples)
         heard = f"{source.shown_url}: sound at {picture.rate_hz} Hz" + (", silent" if silent else "")
         return Finding(what, "warning" if silent else "ok", heard, "is the microphone muted?" if silent else "")
-    height, width = picture.pixels.shape[:2]
-    dark = max(cv2.mean(picture.pixels)) < 2.0
+    pixels = bgr(picture.pixels)
+    height, width = pixels.shape[:2]
+    dark = max(cv2.mean(pixels)) < 2.0
     return Finding(
         what,
         "warning" if dark else "ok",

@@ -15,6 +15,8 @@ from distillnet.device.rate import Rate
 from distillnet.device.readers import FINITE, HEARD, Picture, Reader, SourceError, kind_of, open_reader
 from distillnet.device.sound.reading import Piece
 from distillnet.device.telemetry import Telemetry
+from distillnet.engine.preprocess import BLACK, Planes
+from distillnet.engine.preprocess import Frame as Pixels
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +190,7 @@ class Feed:
             self._last_light = self._last_frame
         elif self._light_is_due():
             self._last_look = self._last_frame
-            if picture.pixels[::_DARK_STEP, ::_DARK_STEP].max() >= _DARK:
+            if _brightest(picture.pixels) >= _DARK:
                 self._last_light = self._last_frame
 
     def _hand_over(self, picture: Picture | Piece) -> None:
@@ -239,3 +241,10 @@ class Feed:
                 return
             self._state = state
         self._on_state(self.source.id, *state)
+
+
+def _brightest(pixels: Pixels) -> int:
+    """Return the brightest grey level of some pixels, 0 being black."""
+    if isinstance(pixels, Planes):
+        return int(pixels.arrays[0][::_DARK_STEP, ::_DARK_STEP].max()) - BLACK
+    return int(pixels[::_DARK_STEP, ::_DARK_STEP].max())

@@ -18,7 +18,7 @@ class Frame:
     source: str
     index: int
     pixels: Pixels
-    """uint8 (H, W, 3), BGR, 0–255; never changed after capture."""
+    """uint8 (H, W, 3), BGR, 0–255, or a decoder's planes; never changed after capture."""
     ts: float
     """Unix seconds: what events report."""
     t: float

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillnet.engine.preprocess import Frame as Pixels
+from distillnet.engine.preprocess import Planes
 
 if TYPE_CHECKING:
     import cv2
@@ -27,17 +28,25 @@ else:
 
     cv2 = _Later()
 
-__all__ = ["cv2", "jpeg"]
+__all__ = ["bgr", "cv2", "jpeg"]
+
+
+def bgr(pixels: Pixels) -> NDArray[np.uint8]:
+    """Return a picture to be shown or kept, uint8 (H, W, 3), of BGR or planes."""
+    if not isinstance(pixels, Planes):
+        return pixels
+    stacked = np.concatenate([plane.reshape(-1) for plane in pixels.arrays]).reshape(-1, pixels.width)
+    return np.asarray(cv2.cvtColor(stacked, cv2.COLOR_YUV2BGR_I420), dtype=np.uint8)
 
 
 def jpeg(pixels: Pixels, quality: int) -> NDArray[np.uint8]:
-    """Encode a picture, uint8 [height, width, 3] in BGR; `quality`: 0–100.
+    """Encode a picture, of BGR or planes; `quality`: 0–100.
 
     Raises:
         OSError: it cannot be encoded.
 
     """
-    good, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    good, encoded = cv2.imencode(".jpg", bgr(pixels), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not good:
         raise OSError("the picture cannot be encoded")
     return np.asarray(encoded, dtype=np.uint8)

@@ -23,6 +23,8 @@ _PATIENCE = 5
 _MOST_ACKED = 64
 _ACKED_S = 10.0
 """So many acknowledged events, for so long, may still be on disk; after a crash they are offered once more."""
+_AGED_S = 10.0
+"""How often is looked for what is too old."""
 _RECENT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -63,7 +65,7 @@ class Outbox:
         self._db: sqlite3.Connection | None = None
         self._memory: dict[int, Entry] = {}
         self._acked: set[int] = set()
-        self._settled = 0.0
+        self._settled = self._bounded = 0.0
         self._recent: deque[Entry] = deque(maxlen=_RECENT)
         """The events put last, wherever they are kept; their keys follow one another."""
         self._next_key = int(clock() * 1e6)  # above the keys of a file that cannot be read now
@@ -140,7 +142,9 @@ class Outbox:
         with self._lock:
             if self._memory or self._fault or self._clock() - self._settled >= _ACKED_S:
                 self._settle()
-            self._bound()
+            if self._clock() - self._bounded >= _AGED_S:
+                self._bounded = self._clock()
+                self._bound()
 
     def close(self) -> None:
         """Write what can be written and close."""

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from distillnet.device import host
 from distillnet.device.announcer import Announcer, Moment
@@ -29,13 +30,20 @@ from distillnet.proto.mqtt import StageLatency
 
 log = logging.getLogger(__name__)
 
-Zones = tuple[tuple[str | None, Zone | None], ...]
-"""Names and boxes of a source's zones; one nameless zone without a box where there are none."""
+
+class Zones(NamedTuple):
+    """A source's zones; one nameless zone without a box where there are none."""
+
+    names: tuple[str | None, ...]
+    boxes: tuple[Zone | None, ...]
+
+
+_WHOLE, _NONE = Zones((None,), (None,)), Zones((), ())
 
 Known = dict[str | None, list[float]]
 """The latest scores of a source's zones, K+1 each, by their names."""
 
-_IDLE_S = 0.5
+_IDLE_S = 0.9
 _QUICK_MS = 4.0
 """What takes no longer, on average, keeps no camera waiting; slower looks are left to the thread for them."""
 _AVERAGE_OVER = 16
@@ -94,7 +102,8 @@ class Pipeline:
         self._zones, self._gates, self._last_scores = {}, {}, {}
         self._gated_sources = set()
         for source in sources.values():
-            self._zones[source.id] = tuple((zone.name, zone.box) for zone in source.zones) or ((None, None),)
+            names, boxes = tuple(zone.name for zone in source.zones), tuple(zone.box for zone in source.zones)
+            self._zones[source.id] = Zones(names, boxes) if names else _WHOLE
             if source.gate == "on" or (source.gate == "auto" and kind_of(source) not in FINITE):
                 self._gated_sources.add(source.id)
         self._show_states()
@@ -224,16 +233,16 @@ class Pipeline:
         self._latest[source] = frame
         if self._evidence.filming:
             self._evidence.observe(frame)
-        zones = self._zones.get(source, ())
+        zones = self._zones.get(source, _NONE)
         stages: dict[str, float] = {}
         known = self._last_scores.setdefault(source, {})
         open_zones = zones
         if source in self._gated_sources:
             open_zones = self._open_zones(frame, zones, known, stages)
-        if open_zones and not self._look(student, frame, open_zones, known, stages):
+        if open_zones.names and not self._look(student, frame, open_zones, known, stages):
             return
         self._decide(student, frame, known, stages)
-        self._telemetry.looked(source, len(open_zones), stages)
+        self._telemetry.looked(source, len(open_zones.names), stages)
 
     def _listen(self, student: Student, chunk: Chunk) -> None:
         """Hear one chunk of sound; decide as often as it completes a window."""
@@ -266,18 +275,18 @@ class Pipeline:
         """Return the zones to look at: those the gate opens, and those that were never looked at."""
         started = time.perf_counter()
         opened = []
-        for name, box in zones:
+        for name, box in zip(*zones, strict=True):
             gate = self._gates.setdefault((frame.source, name), MotionGate())
             if gate.opens(frame.pixels, box, frame.t) or name not in known:
                 opened.append((name, box))
         stages["gate"] = (time.perf_counter() - started) * 1000.0
-        return tuple(opened)
+        names, boxes = tuple(name for name, _ in opened), tuple(box for _, box in opened)
+        return Zones(names, boxes)
 
     def _look(self, student: Student, frame: Frame, zones: Zones, known: Known, stages: dict[str, float]) -> bool:
         """Score zones of a frame; False when the engine fails: that is counted and said, and ends nothing."""
-        names, boxes = zip(*zones, strict=True)
         try:
-            look = student.look(frame.pixels, boxes)
+            look = student.look(frame.pixels, zones.boxes)
         except (ModelError, ValueError, RuntimeError, MemoryError) as exc:
             self._fail(frame.source, exc)
             return False
@@ -286,10 +295,10 @@ class Pipeline:
         if not self._inferred:
             self._inferred = True
             log.info("first inference %.2f s after the start of the process", host.process_age_s())
-        self._slot.record_look(frame.pixels, boxes, look.scores, look.prepare_ms + look.infer_ms)
+        self._slot.record_look(frame.pixels, zones.boxes, look.scores, look.prepare_ms + look.infer_ms)
         if self._unsure is not None:
-            self._unsure.offer(student, frame, boxes, look.scores, self._decisions)
-        known.update(zip(names, look.scores.tolist(), strict=True))
+            self._unsure.offer(student, frame, zones.boxes, look.scores, self._decisions)
+        known.update(zip(zones.names, look.scores, strict=True))
         return True
 
     def _decide(self, student: Student, frame: Frame, scores: Known, stages: dict[str, float]) -> None:

@@ -12,12 +12,12 @@ from typing import Literal, Protocol
 import numpy as np
 
 from distillnet.device.config import Source
-from distillnet.device.exact import plain_conversion
 from distillnet.device.opencv import cv2
 from distillnet.device.sound.network import pcm_format
 from distillnet.device.sound.readers import is_heard_live, is_sound, open_sound_reader
 from distillnet.device.sound.reading import Piece, SoundReader
 from distillnet.device.stamps import SourceClock
+from distillnet.device.video import open_video
 from distillnet.engine.preprocess import Frame as Pixels
 from distillnet.engine.sound import SoundError
 
@@ -28,8 +28,7 @@ HEARD: tuple[Kind, ...] = ("microphone", "sound", "sound-stream")
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _DEFAULT_PICTURES_PER_S = 10.0
 _DEFAULT_FPS = 25.0
-_OPEN_TIMEOUT_MS = 10_000
-_SMALL_PIXELS = 1280 * 720
+_OPEN_TIMEOUT_S = 10.0
 
 
 class SourceError(Exception):
@@ -107,7 +106,7 @@ def check(source: Source) -> None:
 
 
 def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = False) -> Reader:
-    """Open a source; `exact`: a video gives the same pixels on every machine, a little slower.
+    """Open a source; `exact`: a video gives the same pixels on every machine, where OpenCV decodes a little slower.
 
     Raises:
         SourceError: missing, no permission, or nothing this can decode.
@@ -123,28 +122,30 @@ def open_reader(source: Source, *, read_timeout_s: float = 10.0, exact: bool = F
         return _Images(source)
     if kind == "video":
         return _VideoFile(source, exact)
-    return _Live(source, kind, read_timeout_s)
+    if kind == "stream":
+        return _Stream(source, read_timeout_s)
+    return _Camera(source, kind)
 
 
 class _VideoFile:
     def __init__(self, source: Source, exact: bool) -> None:
-        self._exact = exact
         path = Path(source.url)
         if not path.is_file():
             raise SourceError(f"source {source.id!r}: video file {path} does not exist")
-        self._capture = _open_decoder(str(path))
-        if not self._capture.isOpened():
-            raise SourceError(f"source {source.id!r}: {path} is no video that can be decoded")
-        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        try:
+            self._video = open_video(str(path), exact=exact)
+        except OSError as exc:
+            raise SourceError(f"source {source.id!r}: {path} is no video that can be decoded") from exc
+        fps = self._video.fps
         self._period_s = 1.0 / fps if 0.1 <= fps <= 1000 else 1.0 / _DEFAULT_FPS
         self._last_s = -self._period_s
         self._grab_ms = 0.0
 
     def grab(self) -> float | None:
         started = time.perf_counter()
-        if not self._capture.grab():
+        position_s = self._video.grab()
+        if position_s is None:
             return None
-        position_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
         if position_s <= self._last_s:  # containers without usable timestamps
             position_s = self._last_s + self._period_s
         self._last_s = position_s
@@ -153,19 +154,14 @@ class _VideoFile:
 
     def retrieve(self) -> Picture | None:
         started = time.perf_counter()
-        if self._exact:
-            with plain_conversion():
-                good, pixels = self._capture.retrieve()
-            self._exact = False  # it is chosen with the first frame
-        else:
-            good, pixels = self._capture.retrieve()
-        if not good:
+        pixels = self._video.retrieve()
+        if pixels is None:
             return None
         decode_ms = self._grab_ms + (time.perf_counter() - started) * 1000.0
-        return Picture(pixels if pixels.ndim == 3 else _as_bgr(pixels), self._last_s, decode_ms)
+        return Picture(pixels, self._last_s, decode_ms)
 
     def close(self) -> None:
-        self._capture.release()
+        self._video.close()
 
 
 class _Images:
@@ -213,26 +209,54 @@ class _Sound:
         self._reader.close()
 
 
-class _Live:
-    def __init__(self, source: Source, kind: Kind, read_timeout_s: float) -> None:
-        self._capture = _open_live(source, kind, read_timeout_s)
+class _Stream:
+    def __init__(self, source: Source, read_timeout_s: float) -> None:
+        try:
+            self._video = open_video(source.url, (_OPEN_TIMEOUT_S, read_timeout_s))
+        except OSError as exc:
+            raise SourceError(f"source {source.id!r}: stream {source.shown_url} cannot be opened") from exc
+        self._opened = time.monotonic()
+        # FFmpeg invents the stamps of MJPEG over HTTP, at 25 a second: there are none.
+        stamped = not (source.url.startswith("http") and self._video.codec == "mjpeg")
+        self._clock = SourceClock() if stamped else None
+        self._taken_s = 0.0
+
+    def grab(self) -> float | None:
+        stamp_s = self._video.grab()
+        if stamp_s is None:
+            return None
+        self._taken_s = time.monotonic()
+        if self._clock is not None:
+            self._taken_s = self._clock.taken(stamp_s, self._taken_s)
+        return self._taken_s - self._opened
+
+    def retrieve(self) -> Picture | None:
+        started = time.perf_counter()
+        pixels = self._video.retrieve()
+        if pixels is None:
+            return None
+        decode_ms = (time.perf_counter() - started) * 1000.0
+        return Picture(pixels, self._taken_s - self._opened, decode_ms, self._taken_s)
+
+    def close(self) -> None:
+        self._video.close()
+
+
+class _Camera:
+    def __init__(self, source: Source, kind: Kind) -> None:
+        self._capture = _open_capture(source, kind)
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(f"source {source.id!r}: {kind} {source.shown_url} cannot be opened{_hint(source, kind)}")
         self._opened = time.monotonic()
-        fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)) if kind == "stream" else 0
-        # FFmpeg invents the stamps of MJPEG over HTTP, at 25 a second: there are none.
-        stamped = not (source.url.startswith("http") and fourcc == cv2.VideoWriter.fourcc(*"MJPG"))
-        self._clock = SourceClock() if stamped else None
+        self._clock = SourceClock()
         self._taken_s = 0.0
 
     def grab(self) -> float | None:
         if not self._capture.grab():
             return None
-        self._taken_s = time.monotonic()
-        if self._clock is not None:
-            stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
-            self._taken_s = self._clock.taken(stamp_s, self._taken_s)
+        stamp_s = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+        self._taken_s = self._clock.taken(stamp_s, time.monotonic())
         return self._taken_s - self._opened
 
     def retrieve(self) -> Picture | None:
@@ -247,29 +271,13 @@ class _Live:
         self._capture.release()
 
 
-def _open_live(source: Source, kind: Kind, read_timeout_s: float) -> "cv2.VideoCapture":
-    if kind == "camera":
-        device: int | str = int(source.url) if source.url.isdigit() else source.url
-        capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        return capture
+def _open_capture(source: Source, kind: Kind) -> "cv2.VideoCapture":
     if kind == "pipeline":
         return cv2.VideoCapture(source.url, cv2.CAP_GSTREAMER)
-    read_timeout_ms = int(read_timeout_s * 1000)
-    timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_timeout_ms)
-    return _open_decoder(source.url, *timeouts)
-
-
-def _open_decoder(url: str, *options: int) -> "cv2.VideoCapture":
-    """Open a file or stream with FFmpeg; small pictures are decoded by one thread.
-
-    That takes less, and no picture waits for those after it, as FFmpeg's threads have them do.
-    """
-    capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *options])
-    if capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) <= _SMALL_PIXELS:
-        return capture
-    capture.release()
-    return cv2.VideoCapture(url, cv2.CAP_FFMPEG, list(options))
+    device: int | str = int(source.url) if source.url.isdigit() else source.url
+    capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    return capture
 
 
 def _hint(source: Source, kind: Kind) -> str:

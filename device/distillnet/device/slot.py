@@ -25,6 +25,8 @@ from distillnet.engine.student import Student
 log = logging.getLogger(__name__)
 
 Scores = NDArray[np.float32]
+Row = Sequence[float] | Scores
+"""K+1 scores."""
 SwapObserver = Callable[[Student | None, Student], None]
 """Called by the inference thread with the old and the new student, between two frames, before `swap` returns."""
 
@@ -38,7 +40,7 @@ class Shadow(Protocol):
     Pixels and samples are never changed after capture, so references may be kept.
     """
 
-    def saw(self, pixels: Pixels, zone: Zone | None, scores: Scores) -> None:
+    def saw(self, pixels: Pixels, zone: Zone | None, scores: Row) -> None:
         """Take a frame, its zone's box and the current scores, after each inference."""
 
     def heard(self, chunk: Chunk, decisions: Sequence[Heard], gated: bool) -> None:
@@ -83,24 +85,30 @@ class Behaviour:
 
 
 class _Window:
-    """Counters of one student; guarded by the slot's lock."""
+    """Counters of one student; guarded by the slot's lock, but for `looks`, to which anybody may append."""
 
     def __init__(self, student: Student | None, now: float) -> None:
         self.student = student
         self.started = now
+        self.looks: deque[tuple[float, float, Sequence[Row]]] = deque()
+        """When, how long it took and what was seen; not yet in what follows: many at once cost little more than one."""
         self.frames = self.dropped = self.errors = self.events = self.inferences = 0
         self.infer_ms: deque[float] = deque(maxlen=_SAMPLES)
         self.score_sums: NDArray[np.float64] | None = None
-        self.scores: list[Scores | Sequence[Scores]] = []
-        """Not yet in the sums: adding many at once costs little more than one."""
         self.last_inference: float | None = None
 
     def sum_up(self) -> None:
-        """Add the waiting scores to the sums."""
-        if self.scores:
-            sums = np.concatenate(self.scores, dtype=np.float64).sum(axis=0)
+        """Count the looks that wait."""
+        rows: list[Row] = []
+        while self.looks:
+            self.last_inference, ms, scores = self.looks.popleft()
+            self.frames += 1
+            self.infer_ms.append(ms)
+            rows += scores
+        if rows:
+            sums = np.asarray(rows, np.float64).sum(axis=0)
             self.score_sums = sums if self.score_sums is None else self.score_sums + sums
-            self.scores = []
+            self.inferences += len(rows)
 
     def snapshot(self, now: float, asked: float | None = None) -> Behaviour:
         labels = self.student.card.labels if self.student else []
@@ -222,10 +230,10 @@ class ModelSlot:
             self._lock.notify_all()
             return self._current
 
-    def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Scores, ms: float) -> None:
+    def record_look(self, pixels: Pixels, boxes: Sequence[Zone | None], scores: Sequence[Row], ms: float) -> None:
         """Count a frame whose zones were inferred, in `ms` together, and show them to the shadow.
 
-        `scores`: float32 (zones, K+1).
+        `scores`: K+1 of each zone.
         """
         self.record(scores, ms)
         if self._shadow is None:
@@ -244,20 +252,16 @@ class ModelSlot:
             self.record(inferred, ms)
         self._show(lambda shadow: shadow.heard(chunk, decisions, gated))
 
-    def record(self, scores: Scores | Sequence[Scores], ms: float) -> None:
+    def record(self, scores: Sequence[Row], ms: float) -> None:
         """Count what was inferred together, in `ms`: the zones of a frame, or the windows of a chunk of sound.
 
-        `scores`: float32 (K+1,) of each.
+        `scores`: K+1 of each. Takes no lock: what is recorded while another window begins may be lost to both.
         """
-        with self._mutex:  # the lock itself: a condition takes it by way of two more calls
-            window = self._window
-            window.frames += 1
-            window.infer_ms.append(ms)
-            window.last_inference = self._clock()
-            window.inferences += len(scores)
-            window.scores.append(scores)
-            if len(window.scores) > _UNSUMMED:
-                window.sum_up()
+        looks = self._window.looks
+        looks.append((self._clock(), ms, scores))
+        if len(looks) > _UNSUMMED:
+            with self._lock:
+                self._window.sum_up()
 
     def record_error(self) -> None:
         """Count an inference that raised."""

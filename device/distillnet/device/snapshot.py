@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distillnet.device.config import Source
-from distillnet.device.opencv import cv2
+from distillnet.device.opencv import bgr, cv2
 from distillnet.device.readers import Picture, SourceError, open_reader, read
 from distillnet.device.sound.reading import Piece
 from distillnet.engine import Zone
@@ -16,7 +17,7 @@ from distillnet.proto.strict import ConfigError
 _GREEN = (0, 220, 0)
 
 
-def take(source: Source, *, skip: int = 0) -> Pixels:
+def take(source: Source, *, skip: int = 0) -> NDArray[np.uint8]:
     """Read one picture, uint8 (H, W, 3) BGR, after skipping some (cameras need a few to adapt to the light).
 
     Raises:
@@ -38,7 +39,7 @@ def take(source: Source, *, skip: int = 0) -> Pixels:
         reader.close()
     if picture is None:
         raise ConfigError(f"source {source.id!r} opens but gives no picture")
-    return picture.pixels
+    return bgr(picture.pixels)
 
 
 def scores(pixels: Pixels, source: Source, student: Student) -> dict[str, dict[str, float]]:
@@ -51,7 +52,7 @@ def scores(pixels: Pixels, source: Source, student: Student) -> dict[str, dict[s
     }
 
 
-def save(pixels: Pixels, source: Source, path: Path) -> None:
+def save(pixels: NDArray[np.uint8], source: Source, path: Path) -> None:
     """Write the picture with its zones drawn in; the format follows the file's ending.
 
     Raises:

@@ -14,8 +14,8 @@ from pathlib import Path
 from distillnet.device.config import FeedbackSection
 from distillnet.device.decisions import Decisions
 from distillnet.device.frames import Frame
-from distillnet.device.opencv import cv2, jpeg
-from distillnet.device.slot import Scores
+from distillnet.device.opencv import bgr, cv2, jpeg
+from distillnet.device.slot import Row
 from distillnet.engine import Zone
 from distillnet.engine.preprocess import crop
 from distillnet.engine.student import Student
@@ -56,11 +56,11 @@ class Unsure:
             self._thread.join(timeout_s)
 
     def offer(
-        self, student: Student, frame: Frame, boxes: Sequence[Zone | None], scores: Scores, rules: Decisions
+        self, student: Student, frame: Frame, boxes: Sequence[Zone | None], scores: Sequence[Row], rules: Decisions
     ) -> None:
         """Keep the zone whose score is closest to a threshold, if it is within the margin and one is due.
 
-        `boxes` and `scores`, float32 (zones, K+1), are of the zones of `frame` that were just looked at; `rules` knows
+        `boxes` and `scores`, K+1 of each, are of the zones of `frame` that were just looked at; `rules` knows
         the thresholds in force. Returns at once.
         """
         if not self._config.examples or self._clock() < self._next or self._queue.full():
@@ -97,7 +97,7 @@ class Unsure:
                 log.error("an example for the next distillation cannot be kept: %s", exc)
 
     def _keep(self, frame: Frame, box: Zone | None, example: feedback_pb2.Example) -> None:
-        pixels = crop(frame.pixels, box)
+        pixels = crop(bgr(frame.pixels), box)
         longest = max(pixels.shape[:2])
         if longest > _SIDE:
             height, width = (max(1, round(side * _SIDE / longest)) for side in pixels.shape[:2])

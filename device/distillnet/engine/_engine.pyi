@@ -1,8 +1,10 @@
-"""The C extension. Arrays must be C-contiguous; the buffer protocol checks it."""
+"""The C extension. Arrays must be C-contiguous, planes of a frame excepted; the buffer protocol checks it."""
 
 from typing import Any
 
 from numpy.typing import NDArray
+
+from distillnet.engine.preprocess import Frame
 
 class LoadError(Exception): ...
 class UnsupportedError(Exception): ...
@@ -10,8 +12,8 @@ class UnsupportedError(Exception): ...
 class Model:
     def __new__(cls, data: bytes, threads: int, max_arena_bytes: int, kernels: str | None) -> Model: ...
     def run(self, input: NDArray[Any], output: NDArray[Any], /) -> None: ...
-    def look(self, frame: NDArray[Any], view: View, scores: NDArray[Any], /) -> tuple[float, float]:
-        """Run on all zones of a frame; fills `scores`, float32 (zones, n), returns what preparing and running took, ms.
+    def look(self, frame: Frame, view: View, n: int, /) -> tuple[list[list[float]], float, float]:
+        """Run on all zones of a frame; returns n scores of each, and what preparing and running took, ms.
 
         Raises ValueError for sizes that do not fit each other, and for zones outside the frame or too large.
         """
@@ -31,7 +33,7 @@ class View:
         table: NDArray[Any],
         weights: NDArray[Any],
     ) -> View: ...
-    def fill(self, frame: NDArray[Any], zone: int, tensor: NDArray[Any], /) -> None:
+    def fill(self, frame: Frame, zone: int, tensor: NDArray[Any], /) -> None:
         """Crop, resize, colour and quantise one zone of a frame; raises ValueError as `Model.look`."""
 
 def shares(logits: NDArray[Any], n: int, weights: NDArray[Any], shares: NDArray[Any], /) -> None:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distillnet.engine.backend import TOLERANCE_STEPS, Model, ModelError, Tensor, check_tensor
 from distillnet.engine.litert import LiteRTModel
-from distillnet.engine.preprocess import Preparation, Scores
+from distillnet.engine.preprocess import Frame, Preparation
 
 DELEGATES = {"edgetpu": "libedgetpu.so.1", "gpu": "libtensorflowlite_gpu_delegate.so"}
 PROVIDERS = {
@@ -135,7 +134,7 @@ class OnnxModel:
             y = np.clip(np.rint(y / self._output["scale"]) + self._output["zero_point"], -128, 127)
         return y.reshape(self._output["shape"]).astype(np.int8)  # type: ignore[no-any-return]
 
-    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Scores, float, float]:
+    def look(self, frame: Frame, preparation: Preparation) -> tuple[list[list[float]], float, float]:
         """See `distillnet.engine.Model.look`."""
         return preparation.run_zones(frame, self.run_tensor)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from distillnet.engine.preprocess import Preparation
+    from distillnet.engine.preprocess import Frame, Preparation
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,15 @@ class Model(Protocol):
 
         """
 
-    def look(self, frame: NDArray[np.uint8], preparation: "Preparation") -> tuple[NDArray[np.float32], float, float]:
+    def look(self, frame: "Frame", preparation: "Preparation") -> tuple[list[list[float]], float, float]:
         """Run on all zones of a frame in one call.
 
         Args:
-            frame: C-contiguous, of the size `preparation` is for.
+            frame: `contiguous`, of the size `preparation` is for.
             preparation: zones, how they become tensors, and outputs scores.
 
         Returns:
-            Scores (zones, K+1), and what preparing and running took, milliseconds of all zones together.
+            K+1 scores of each zone, and what preparing and running took, milliseconds of all zones together.
 
         Raises:
             ModelError: a zone outside the frame, or too large.

@@ -4,10 +4,9 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distillnet.engine.backend import TOLERANCE_STEPS, ModelError, Tensor, check_tensor
-from distillnet.engine.preprocess import Preparation, Scores
+from distillnet.engine.preprocess import Frame, Preparation
 
 
 class LiteRTModel:
@@ -63,7 +62,7 @@ class LiteRTModel:
         output: Tensor = self._interpreter.get_tensor(self._output["index"])
         return output
 
-    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Scores, float, float]:
+    def look(self, frame: Frame, preparation: Preparation) -> tuple[list[list[float]], float, float]:
         """See `distillnet.engine.Model.look`."""
         return preparation.run_zones(frame, self.run_tensor)
 

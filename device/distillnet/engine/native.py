@@ -4,11 +4,10 @@ import os
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distillnet.engine import _engine
 from distillnet.engine.backend import ModelError, Tensor, check_tensor
-from distillnet.engine.preprocess import Preparation, Scores
+from distillnet.engine.preprocess import Frame, Preparation
 
 KERNELS_VARIABLE = "DISTILLNET_KERNELS"
 
@@ -66,14 +65,12 @@ class NativeModel:
         self._model.run(np.ascontiguousarray(x), output)
         return output
 
-    def look(self, frame: NDArray[np.uint8], preparation: Preparation) -> tuple[Scores, float, float]:
+    def look(self, frame: Frame, preparation: Preparation) -> tuple[list[list[float]], float, float]:
         """See `distillnet.engine.Model.look`."""
-        scores: Scores = np.empty((preparation.zones, self._outputs), np.float32)
         try:
-            prepare_ms, run_ms = self._model.look(frame, preparation.view, scores)
+            return self._model.look(frame, preparation.view, self._outputs)
         except ValueError as exc:
             raise ModelError(str(exc)) from None
-        return scores, prepare_ms, run_ms
 
     def profile(self) -> list[dict[str, Any]]:
         """See `distillnet.engine.Model.profile`."""

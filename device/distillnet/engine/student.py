@@ -21,9 +21,9 @@ _MOST_PREPARATIONS = 64
 
 @dataclass(slots=True)
 class Look:
-    """What a student saw on one frame: scores, float32 (zones, K+1), and what that took."""
+    """What a student saw on one frame: K+1 scores of each zone, and what that took."""
 
-    scores: Scores
+    scores: list[list[float]]
     prepare_ms: float
     infer_ms: float
 
@@ -52,7 +52,7 @@ class Student:
         return cls(card=file.card, digest=digest(data), model=model, golden=file.golden)
 
     def look(self, frame: Frame, zones: tuple[Zone | None, ...]) -> Look:
-        """Score the zones of a frame, uint8 (H, W, 3) BGR, in one call of the engine; None = all of the frame.
+        """Score the zones of a frame, BGR or YUV, in one call of the engine; None = all of the frame.
 
         Raises:
             ModelError: not such a frame, a zone outside it, or this student hears.
@@ -78,9 +78,8 @@ class Student:
         return Look(*self.model.look(contiguous(frame), preparation))
 
     def scores(self, frame: Frame, zone: Zone | None = None) -> Scores:
-        """Score a frame, uint8 (H, W, 3) BGR; returns float32 (K+1,), 0–1, sum 1, in output order."""
-        scores: Scores = self.look(frame, (zone,)).scores[0]
-        return scores
+        """Score a frame, BGR or YUV; returns float32 (K+1,), 0–1, sum 1, in output order."""
+        return np.array(self.look(frame, (zone,)).scores[0], np.float32)
 
     def scores_of(self, output: NDArray[np.int8]) -> Scores:
         """Turn int8 logits, K+1 of each of n inputs, (n, …), into calibrated scores, float32 (n, K+1)."""

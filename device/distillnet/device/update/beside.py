@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distillnet.device.frames import Chunk
-from distillnet.device.slot import ModelSlot, Scores
+from distillnet.device.slot import ModelSlot, Row, Scores
 from distillnet.device.sound.ears import Ears, Heard
 from distillnet.engine import ModelError, Zone
 from distillnet.engine.preprocess import Frame
@@ -84,13 +84,13 @@ class Beside:
 
     # Called by the inference thread: see `Shadow`
 
-    def saw(self, pixels: Frame, zone: Zone | None, scores: Scores) -> None:
+    def saw(self, pixels: Frame, zone: Zone | None, scores: Row) -> None:
         """Take a zone of a frame that was scored, unless one waits already or it is too soon."""
         now = time.monotonic()
         if now < self._next or self._inbox.full():
             return
         self._next = now + self._gap_s
-        live = scores.copy()
+        live = np.array(scores, np.float32)
         self._inbox.put_nowait(lambda: self._look(pixels, zone, live))
 
     def heard(self, chunk: Chunk, decisions: Sequence[Heard], gated: bool) -> None:
