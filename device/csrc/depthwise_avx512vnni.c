@@ -190,33 +190,41 @@ INLINE void deal(__m512i v[4]) {
 static block block_at(const dn_depthwise *d, size_t c, size_t width, const int8_t *w) {
     const dn_requant *r = &d->requant;
     size_t left = (size_t)d->channels - c;
-    block b = {.w = w, .how = mode_at(r, c), .f = finish_at(r), .centre = _mm512_set1_epi32(r->centre),
-               .width = (int)(left < width ? left : width)};
+    block b;
+    b.w = w;
+    b.how = mode_at(r, c);
+    b.f = finish_at(r);
+    b.centre = _mm512_set1_epi32(r->centre);
+    b.width = (int)(left < width ? left : width);
     for (size_t i = 0; i < width && i < left; i += LANES)
         if (mode_at(r, c + i) == EXACT) b.how = EXACT;
-    __m512i scales[4], nudges[4], multipliers[4], shifts[4];
+    __m512i scales[4], nudges[4], multipliers[4], shifts[4]; /* the first two, or else the last two */
     for (size_t v = 0; v < 4; v++) {
         size_t from = c + v * LANES % width;
+        bool beyond = r->quick == NULL || from >= (size_t)d->channels;
         b.bias[v] = load(r->bias + from);
-        multipliers[v] = load(r->multiplier + from);
-        shifts[v] = load(r->shift + from);
-        scales[v] = nudges[v] = _mm512_setzero_si512();
-        if (r->quick == NULL || from >= (size_t)d->channels) continue;
-        const dn_quick *q = &r->quick[from / LANES];
-        if (b.how == EXACT && q->usable) b.bias[v] = _mm512_add_epi32(b.bias[v], load(q->base));
-        scales[v] = load(q->scale);
-        nudges[v] = load(q->nudge);
+        if (b.how == EXACT) {
+            multipliers[v] = load(r->multiplier + from);
+            shifts[v] = load(r->shift + from);
+            if (!beyond && r->quick[from / LANES].usable) b.bias[v] = _mm512_add_epi32(b.bias[v], load(r->quick[from / LANES].base));
+        } else {
+            scales[v] = beyond ? _mm512_setzero_si512() : load(r->quick[from / LANES].scale);
+            nudges[v] = beyond ? _mm512_setzero_si512() : load(r->quick[from / LANES].nudge);
+        }
     }
-    if (width != LANES) {
-        deal(b.bias);
-        deal(multipliers);
-        deal(shifts);
-        deal(scales);
-        deal(nudges);
-    }
-    for (int v = 0; v < 4; v++) {
-        b.s[v] = scale_of(multipliers[v], shifts[v], r->once);
-        b.q[v] = (quick){_mm512_castsi512_ps(scales[v]), nudges[v]};
+    if (width != LANES) deal(b.bias);
+    if (b.how == EXACT) {
+        if (width != LANES) {
+            deal(multipliers);
+            deal(shifts);
+        }
+        for (int v = 0; v < 4; v++) b.s[v] = scale_of(multipliers[v], shifts[v], r->once);
+    } else {
+        if (width != LANES) {
+            deal(scales);
+            deal(nudges);
+        }
+        for (int v = 0; v < 4; v++) b.q[v] = (quick){_mm512_castsi512_ps(scales[v]), nudges[v]};
     }
     return b;
 }

@@ -49,9 +49,10 @@ class NativeModel:
         except _engine.LoadError as exc:
             raise ModelError(str(exc)) from None
         self._info = self._model.info()
+        self._input_shape, self._output_shape = self._info["input"]["shape"], self._info["output"]["shape"]
         self._input_dtype = np.dtype(self._info["input"]["dtype"])
         self._output_dtype = np.dtype(self._info["output"]["dtype"])
-        self._outputs = int(np.prod(self._info["output"]["shape"]))
+        self._outputs = int(np.prod(self._output_shape))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -60,8 +61,8 @@ class NativeModel:
 
     def run_tensor(self, x: Tensor) -> Tensor:
         """See `distillnet.engine.Model.run_tensor`."""
-        check_tensor(x, self._info["input"]["shape"], self._input_dtype)
-        output: Tensor = np.empty(self._info["output"]["shape"], self._output_dtype)
+        check_tensor(x, self._input_shape, self._input_dtype)
+        output: Tensor = np.empty(self._output_shape, self._output_dtype)
         self._model.run(np.ascontiguousarray(x), output)
         return output
 
