@@ -75,6 +75,7 @@ static inline size_t dn_decimate_stride(size_t count, uint32_t taps, uint32_t do
 typedef struct {
     uint32_t up, down;   /* output rate / input rate in lowest terms; equal: samples pass through */
     uint32_t taps;       /* per phase, a multiple of DN_DOT */
+    uint32_t lead, heard; /* of the first phase: taps before the first that is not zero, and from there to the last */
     float *filter;       /* (up, taps) */
     float *history;      /* (taps + DN_RESAMPLE_CHUNK) */
     float *scratch;      /* of `decimate`, where up is 1 and down is small; else NULL */

@@ -72,6 +72,10 @@ int dn_resampler_create(dn_resampler *r, uint32_t input_rate_hz, uint32_t output
         for (uint32_t j = 0; j < r->taps; j++)
             row[j] = (float)(low_pass((double)j - (r->taps / 2 - 1) - (double)phase / r->up, cut_off) / sum);
     }
+    while (r->filter[r->lead] == 0.0f)
+        r->lead++;
+    for (r->heard = r->taps - r->lead; r->filter[r->lead + r->heard - 1] == 0.0f;)
+        r->heard--;
     dn_resampler_reset(r);
     return 0;
 }
@@ -107,7 +111,7 @@ size_t dn_resampler_push(dn_resampler *r, const float *samples, size_t count, fl
     size_t written = 0;
     if (r->scratch != NULL && r->next + r->taps <= r->held) {
         written = (r->held - r->taps - r->next) / r->down + 1;
-        r->kernels->decimate(r->filter, r->taps, r->down, r->history + r->next, written, out, r->scratch);
+        r->kernels->decimate(r->filter + r->lead, r->heard, r->down, r->history + r->next + r->lead, written, out, r->scratch);
         r->next += written * r->down;
     }
     uint32_t whole = r->down / r->up, rest = r->down % r->up;
