@@ -66,7 +66,7 @@ class DataSection(Strict):
         default=None, description="directory per event or teacher class, or a CSV path,label[,group]"
     )
     unlabelled: list[Path] = Field(
-        default_factory=list, description="directories, videos, CSV path[,group]; the teacher labels them"
+        default_factory=list, description="pictures, videos, their folders, CSV path[,group]; the teacher labels them"
     )
     negatives: Path | None = Field(
         default=None, description="directory, or directory per class, of what is none of the events"
@@ -130,6 +130,12 @@ class Application(Strict):
     def _only_sounds_are_said(self) -> Self:
         if self.application.modality == "image" and any(event.say for event in self.event):
             raise ValueError('`say` is for modality = "audio": pictures cannot be said')
+        return self
+
+    @model_validator(mode="after")
+    def _sounds_are_labelled(self) -> Self:
+        if self.application.modality == "audio" and self.data.unlabelled:
+            raise ValueError('[data] `unlabelled` is for modality = "image": a student that hears learns from labels')
         return self
 
     @model_validator(mode="after")

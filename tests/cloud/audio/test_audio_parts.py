@@ -159,6 +159,12 @@ def test_pictures_cannot_be_said() -> None:
         )
 
 
+def test_sounds_without_labels_are_refused_and_not_left_out_in_silence() -> None:
+    sounds = {"application": {"name": "a", "modality": "audio"}, "event": [{"name": "b", "classes": ["c"]}]}
+    with pytest.raises(ValueError, match="learns from labels"):
+        Application.model_validate(sounds | {"data": {"labelled": "c", "unlabelled": ["d"]}})
+
+
 def test_a_folder_without_sounds_says_what_it_expects(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a directory per class"):
         read_clips(tmp_path)
