@@ -101,10 +101,11 @@ def backbone(teacher: Teacher) -> tuple[Classifier, int]:
     return chosen.classifier, chosen.native_resolution
 
 
-def normalise(pixels: Pixels, mean: float, scale: float) -> torch.Tensor:
-    """Turn uint8 (N, H, W, 3) RGB into float32 (N, 3, H, W), channels-last in memory."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
-    return x.sub_(mean).div_(scale)
+def normalise(pixels: Pixels | torch.Tensor, mean: float, scale: float) -> torch.Tensor:
+    """Turn uint8 (N, H, W, 3) RGB into float32 (N, 3, H, W), channels-last in memory, where the pixels lie."""
+    if not isinstance(pixels, torch.Tensor):
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    return pixels.permute(0, 3, 1, 2).float().sub_(mean).div_(scale)
 
 
 def _efficientnet_lite(name: str, resolution: int | None) -> Teacher:

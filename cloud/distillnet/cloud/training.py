@@ -24,6 +24,7 @@ from distillnet.cloud.core import Classifier, CoreNet
 from distillnet.cloud.metrics import Floats, Ints
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.surgery import reestimate_norms
+from distillnet.cloud.teacher import normalise
 from distillnet.proto.strict import ConfigError
 
 Pixels = NDArray[np.uint8]
@@ -261,7 +262,7 @@ def _settle(network: Classifier, lessons: Lessons) -> None:
     where = next(network.parameters()).device
     drawn = np.array_split(chosen, max(1, len(chosen) // 64))
     batches = [torch.from_numpy(lessons.pixels[batch]).to(where) for batch in drawn]
-    reestimate_norms(network, [_to_input(batch, lessons.mean, lessons.scale) for batch in batches])
+    reestimate_norms(network, [normalise(batch, lessons.mean, lessons.scale) for batch in batches])
 
 
 def start_heads(
@@ -308,13 +309,8 @@ def predict(network: nn.Module, pixels: Pixels, mean: float, scale: float, batch
     with torch.inference_mode():
         for begin in range(0, len(pixels), batch):
             x = torch.from_numpy(np.ascontiguousarray(pixels[begin : begin + batch])).to(where)
-            outputs.append(network(_to_input(x, mean, scale)).cpu().numpy())
+            outputs.append(network(normalise(x, mean, scale)).cpu().numpy())
     return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32)
-
-
-def _to_input(pixels: Tensor, mean: float, scale: float) -> Tensor:
-    """Turn uint8 (N, H, W, 3) into float32 (N, 3, H, W), channels-last in memory."""
-    return pixels.permute(0, 3, 1, 2).float().sub_(mean).div_(scale)
 
 
 def _parameter_groups(both: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -382,7 +378,7 @@ class _Material:
 
     def _augmented(self, chosen: Ints, chances: "_Chances") -> Tensor:
         pixels = self._pixels[torch.from_numpy(chosen).to(self._where)]
-        x = _to_input(_shift(pixels, chances.down, chances.right), self._lessons.mean, self._lessons.scale)
+        x = normalise(_shift(pixels, chances.down, chances.right), self._lessons.mean, self._lessons.scale)
         mirrored, contrast, light = (
             torch.from_numpy(chance[:, None, None, None]).to(self._where)
             for chance in (chances.mirrored, chances.contrast, chances.light)
