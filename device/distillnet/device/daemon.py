@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distillnet.device import config as device_file
+from distillnet.device import host
 from distillnet.device.announcer import Announcer, Tap
 from distillnet.device.broker import Link, Message, Will
 from distillnet.device.config import DeviceConfig, Source
@@ -51,6 +52,8 @@ _HUNG_S = 10.0
 """An inference thread without a heartbeat for so long no longer feeds the watchdog."""
 _LOST_S = 20.0
 """After so long again without one it will not come back: the daemon ends, for whoever started it to start it anew."""
+_TIDY_S = 60.0
+"""How often free memory goes back to the system: threads, decoders that come and go, and clips leave it in pieces."""
 _STOP_S = 0.5
 _COMMANDS = 32
 Wake = Literal["stop", "reload", "request"]
@@ -286,8 +289,12 @@ class Daemon:
         return summary
 
     def _report_often(self) -> None:
+        tidied = time.monotonic()
         while not self._stop.wait(self._config.telemetry.interval_s):
             self._reporter.telemetry(list(self._feeds))
+            if time.monotonic() - tidied >= _TIDY_S:
+                tidied = time.monotonic()
+                host.give_memory_back()
 
     # Reload
 

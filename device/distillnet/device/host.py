@@ -1,5 +1,6 @@
 """The machine under the daemon: memory, processor time, temperature, throttling, name. Read from /proc and /sys."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -60,3 +61,10 @@ def _number(path: Path) -> float | None:
         return float(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+
+
+def give_memory_back() -> None:
+    """Have the C library return memory that is free to the system; does nothing where it has no such call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
