@@ -76,16 +76,19 @@ static const uint8_t *rows_of(work *w, dn_image_span y, size_t *stride) {
     return w->bgr;
 }
 
-/* One row of the tensor; each mean is four values behind the one before. */
-static void write_pixels(const dn_image *image, const uint32_t *blue, const uint32_t *green, const uint32_t *red, int8_t *out) {
+/* One row of the tensor; each mean is `apart` values behind the one before. */
+static void write_pixels(const dn_image *image, const uint32_t *blue, const uint32_t *green, const uint32_t *red, size_t apart,
+                         int8_t *out) {
     const int8_t *table = image->table;
-    size_t end = 4 * (size_t)image->out_width;
+    size_t end = apart * (size_t)image->out_width;
     if (image->colour == DN_GREY) {
-        for (size_t x = 0; x < end; x += 4) *out++ = table[(3735 * blue[x] + 19235 * green[x] + 9798 * red[x] + 16384) >> 15];
+        for (size_t x = 0; x < end; x += apart)
+            *out++ = table[(3735 * blue[x] + 19235 * green[x] + 9798 * red[x] + 16384) >> 15];
         return;
     }
     const uint32_t *first = image->colour == DN_RGB ? red : blue, *third = image->colour == DN_RGB ? blue : red;
-    for (size_t x = 0; x < end; x += 4, out += 3) out[0] = table[first[x]], out[1] = table[green[x]], out[2] = table[third[x]];
+    for (size_t x = 0; x < end; x += apart, out += 3)
+        out[0] = table[first[x]], out[1] = table[green[x]], out[2] = table[third[x]];
 }
 
 static void write_row(work *w, dn_image_span y, int8_t *out) {
@@ -94,7 +97,7 @@ static void write_row(work *w, dn_image_span y, int8_t *out) {
     const uint8_t *row = rows_of(w, y, &stride);
     w->rows->down(row, stride, y, (uint32_t)image->out_height, w->values, w->column);
     w->rows->across(w->column, w->x, (uint32_t)image->out_width, (size_t)image->out_width, w->denominator, w->means);
-    write_pixels(image, w->means, w->means + 1, w->means + 2, out);
+    write_pixels(image, w->means, w->means + 1, w->means + 2, 4, out);
 }
 
 static const dn_image_rows *pick_rows(void) {
@@ -193,7 +196,7 @@ static dn_status planes_tensor(const dn_image *image, int8_t *tensor, dn_error *
         for (size_t p = 0; p < PLANES; p++) resize_rows(&planes[p], image, row, rows, room, room + columns);
         rows->colour(planes[0].means, planes[1].means, planes[2].means, width);
         for (size_t n = 0; n < DN_IMAGE_ROWS && row + (int32_t)n < image->out_height; n++)
-            write_pixels(image, planes[0].means + n, planes[1].means + n, planes[2].means + n,
+            write_pixels(image, planes[0].means + n, planes[1].means + n, planes[2].means + n, DN_IMAGE_ROWS,
                          tensor + ((size_t)row + n) * row_bytes);
     }
     free(memory);

@@ -15,6 +15,7 @@
 enum { BLOCK = 64, ROWS_IN_16_BITS = 256 };
 
 typedef uint32_t pixel __attribute__((vector_size(16)));
+typedef uint32_t pixels __attribute__((vector_size(32)));
 typedef int32_t whole_pixel __attribute__((vector_size(16)));
 typedef double real_pixel __attribute__((vector_size(32)));
 
@@ -134,7 +135,7 @@ static void across(const uint32_t *column, const dn_image_span *x, uint32_t inne
     }
 }
 
-/* woven[in][4] of columns[4][in]. */
+/* Four of the eight rows: woven[in][8] of columns[8][in]. */
 static void weave(const uint32_t *columns, size_t in, uint32_t *woven) {
     size_t x = 0;
     for (; x + 4 <= in; x += 4) {
@@ -142,22 +143,32 @@ static void weave(const uint32_t *columns, size_t in, uint32_t *woven) {
         pixel ab = MIX(a, b, 0, 4, 1, 5), cd = MIX(c, d, 0, 4, 1, 5), ab_high = MIX(a, b, 2, 6, 3, 7), cd_high = MIX(c, d, 2, 6, 3, 7);
         pixel rows[4] = {MIX(ab, cd, 0, 1, 4, 5), MIX(ab, cd, 2, 3, 6, 7), MIX(ab_high, cd_high, 0, 1, 4, 5),
                          MIX(ab_high, cd_high, 2, 3, 6, 7)};
-        memcpy(woven + 4 * x, rows, sizeof rows);
+        for (size_t i = 0; i < 4; i++) memcpy(woven + DN_IMAGE_ROWS * (x + i), &rows[i], sizeof rows[i]);
     }
     for (; x < in; x++)
-        for (size_t row = 0; row < DN_IMAGE_ROWS; row++) woven[4 * x + row] = columns[row * in + x];
+        for (size_t row = 0; row < 4; row++) woven[DN_IMAGE_ROWS * x + row] = columns[row * in + x];
 }
 
 static void along(const uint32_t *columns, size_t in, const dn_image_span *x, uint32_t inner, size_t count,
                   uint32_t denominator, uint32_t *woven, uint32_t *means) {
     double reciprocal = 1.0 / denominator, half = (denominator / 2 + 0.5) * reciprocal;
     weave(columns, in, woven);
+    weave(columns + 4 * in, in, woven + 4);
     for (size_t i = 0; i < count; i++, x++) {
-        const uint32_t *p = woven + 4 * (size_t)x->first, *last = woven + 4 * (size_t)x->last;
-        pixel sum = load(p) * x->first_weight + load(last) * x->last_weight, between = {0};
-        for (p += 4; p < last; p += 4) between += load(p);
-        whole_pixel rounded = mean(sum + between * inner, reciprocal, half);
-        memcpy(means + 4 * i, &rounded, sizeof rounded);
+        const uint32_t *p = woven + DN_IMAGE_ROWS * (size_t)x->first, *last = woven + DN_IMAGE_ROWS * (size_t)x->last;
+        pixels sum, next, between = {0};
+        memcpy(&sum, p, sizeof sum);
+        memcpy(&next, last, sizeof next);
+        sum = sum * x->first_weight + next * x->last_weight;
+        for (p += DN_IMAGE_ROWS; p < last; p += DN_IMAGE_ROWS) {
+            memcpy(&next, p, sizeof next);
+            between += next;
+        }
+        sum += between * inner;
+        pixel halves[2];
+        memcpy(halves, &sum, sizeof sum);
+        whole_pixel rounded[2] = {mean(halves[0], reciprocal, half), mean(halves[1], reciprocal, half)};
+        memcpy(means + DN_IMAGE_ROWS * i, rounded, sizeof rounded);
     }
 }
 
@@ -168,7 +179,7 @@ static inline whole_pixel shade(whole_pixel scaled) {
 }
 
 static void colour(uint32_t *y, uint32_t *u, uint32_t *v, size_t count) {
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < 2 * count; i++) {
         pixel py = load(y + 4 * i), pu = load(u + 4 * i), pv = load(v + 4 * i);
         whole_pixel grey = (whole_pixel)py - 16, blue = (whole_pixel)pu - 128, red = (whole_pixel)pv - 128;
         grey = (grey & ~(grey < 0)) * 1220542 + (1 << 19);

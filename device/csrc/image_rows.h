@@ -11,7 +11,7 @@ typedef struct {
     uint32_t first_weight, last_weight; /* last_weight is 0 when there is one pixel */
 } dn_image_span;
 
-enum { DN_IMAGE_ROWS = 4 };
+enum { DN_IMAGE_ROWS = 8 };
 
 typedef struct {
     /* column[count] = the weighted sum of a span's rows; `row` is the first of them */
@@ -20,10 +20,10 @@ typedef struct {
      * without meaning; three values behind the last pixel of `column` are read; sums are below 2^31 */
     void (*across)(const uint32_t *column, const dn_image_span *x, uint32_t inner, size_t count, uint32_t denominator,
                    uint32_t *means);
-    /* Of planes, four output rows at a time: means[count][4] of columns[4][in]; `woven` [in][4] is room for them. */
+    /* Of planes, eight output rows at a time: means[count][8] of columns[8][in]; `woven` [in][8] is room for them. */
     void (*along)(const uint32_t *columns, size_t in, const dn_image_span *x, uint32_t inner, size_t count,
                   uint32_t denominator, uint32_t *woven, uint32_t *means);
-    /* Means of Y, U and V become those of blue, green and red: BT.601's matrix in 1/2^20, limited range. */
+    /* Means of Y, U and V [count][8] become those of blue, green and red: BT.601's matrix in 1/2^20, limited range. */
     void (*colour)(uint32_t *y, uint32_t *u, uint32_t *v, size_t count);
 } dn_image_rows;
 
