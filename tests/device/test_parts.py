@@ -1,5 +1,6 @@
 """The small parts: ids, health, strain, telemetry, Prometheus text, the journal, sd_notify, evidence, commands."""
 
+import ctypes
 import io
 import os
 import socket
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from distillnet.device import host
 from distillnet.device.broker import Message
 from distillnet.device.config import EvidenceSection
 from distillnet.device.evidence import Evidence
@@ -251,3 +253,13 @@ def test_the_live_table_knows_what_each_device_does() -> None:
     for part in ("porch", "ready", "yard v3 native", "2.0 ms", "door/dog", "dog new"):
         assert part in text
     assert "door/cat" not in text
+
+
+def test_memory_that_is_free_in_pieces_goes_back_to_the_system() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("a C library without malloc_trim")
+    pieces = [bytearray(2048) for _ in range(20_000)]
+    del pieces[:-1]  # what stays at the end keeps the rest from going back by itself
+    before = host.rss_bytes()
+    host.give_memory_back()
+    assert before - host.rss_bytes() > 20_000_000
