@@ -131,7 +131,7 @@ def test_keywords_are_said_by_many_voices_and_marked_synthetic(monkeypatch: pyte
         speech.spoken([("help", ["help"])], language="no-such-tongue", seed=0)
 
 
-@pytest.mark.parametrize(("latency_ms", "chosen"), [(None, 0), (0.032, 0), (0.06, 1), (1.0, len(SIZES) - 1)])
+@pytest.mark.parametrize(("latency_ms", "chosen"), [(None, 0), (0.045, 0), (0.08, 1), (1.0, len(SIZES) - 1)])
 def test_a_budget_of_latency_buys_the_largest_network_that_keeps_to_it(latency_ms: float | None, chosen: int) -> None:
     assert pipeline._shape(hearing(latency_ms=latency_ms), Path(), 3) == SIZES[chosen]
 

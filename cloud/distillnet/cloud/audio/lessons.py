@@ -19,19 +19,19 @@ from distillnet.engine.log_mel import Samples
 from distillnet.proto.card import AudioInput
 
 FRONT_END = AudioInput(
-    window_samples=512,
-    hop_samples=488,
-    fft_samples=512,
-    mel_bands=40,
+    window_samples=256,
+    hop_samples=244,
+    fft_samples=256,
+    mel_bands=32,
     low_hz=60.0,
     high_hz=7800.0,
     log_offset=0.01,
-    frames=32,
-    stride_frames=16,
+    frames=64,
+    stride_frames=32,
     mean=0.0,
     scale=1.0,
 )
-"""32 rows a window: as many as the engine's front-end analyses in two goes; a window lasts as long as YAMNet's."""
+"""64 rows a window: as many as the engine's front-end analyses in four goes; a window lasts as long as YAMNet's."""
 MIXED_SHARE = 0.5
 """Of windows in which a second clip sounds under the first; the teacher answers for the very mixture."""
 

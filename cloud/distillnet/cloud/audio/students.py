@@ -23,7 +23,7 @@ SIZES = (
     StudentShape(32, (64, 128, 128, 256, 256), (1, 2, 1, 2, 1)),
     StudentShape(32, (64, 128, 128, 128, 256, 256, 256, 256), (1, 2, 1, 1, 2, 1, 1, 1)),
 )
-"""From 2 to 9 million multiplications a window. The first hears a second for a twentieth of what YAMNet takes."""
+"""From 3 to 15 million multiplications a window. The first hears a second for a twentieth of what YAMNet takes."""
 
 
 class DsCnn(nn.Module):

@@ -37,6 +37,10 @@ class Recipe:
 
 
 WARM_UP = 0.15
+MOST_FRAMES, MOST_BANDS = 6, 2
+"""How far a window's features are shifted in training."""
+COLOUR = 0.15
+"""Standard deviation of the colour that is added in training, in the features' normalised units."""
 
 
 def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 0) -> DsCnn:
@@ -93,11 +97,23 @@ def _between(truth: Tensor, taught: Tensor, weight: float) -> Tensor:
 
 
 def _varied(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """SpecAugment and a small shift in time: what costs nothing and changes no answer. x: (N, 1, frames, bands)."""
-    frames, bands = x.shape[2], x.shape[3]
-    x = torch.roll(x, int(rng.integers(-3, 4)), dims=2).clone()
-    width, begin = int(rng.integers(0, bands // 5 + 1)), int(rng.integers(0, bands))
-    x[:, :, :, begin : begin + width] = 0
-    width, begin = int(rng.integers(0, frames // 5 + 1)), int(rng.integers(0, frames))
-    x[:, :, begin : begin + width] = 0
-    return x.contiguous(memory_format=torch.channels_last)
+    """Shift in time and pitch, colour, and mask (SpecAugment): what costs nothing and changes no answer.
+
+    Shifts are one for all windows, the rest is each window's own. x: (N, 1, frames, bands).
+    """
+    count, _, frames, bands = x.shape
+    x = torch.roll(x, int(rng.integers(-MOST_FRAMES, MOST_FRAMES + 1)), dims=2)
+    begin = int(rng.integers(2 * MOST_BANDS + 1))
+    x = F.pad(x, (MOST_BANDS, MOST_BANDS, 0, 0), mode="replicate")[..., begin : begin + bands]
+    points = torch.from_numpy(rng.normal(0, COLOUR, (count, 1, 5)).astype(np.float32))
+    x = x + F.interpolate(points, size=bands, mode="linear", align_corners=True).unsqueeze(2)
+    hidden = _masks(count, bands, rng).unsqueeze(1) | _masks(count, frames, rng).unsqueeze(2)
+    return x.masked_fill(hidden.unsqueeze(1), 0.0).contiguous(memory_format=torch.channels_last)
+
+
+def _masks(count: int, size: int, rng: np.random.Generator) -> Tensor:
+    """Return two stretches of up to a fifth for each of `count` windows, bool (count, size)."""
+    begin = torch.from_numpy(rng.integers(0, size, (2, count, 1)))
+    end = begin + torch.from_numpy(rng.integers(0, size // 5 + 1, (2, count, 1)))
+    at = torch.arange(size)
+    return ((at >= begin) & (at < end)).any(0)
