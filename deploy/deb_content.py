@@ -37,9 +37,6 @@ LEFT_OUT = (
     "*/.gitignore",
     "numpy/f2py/*",
     "numpy/distutils/*",
-    "av/*",  # PyAV, 100 MB: videos are decoded by OpenCV instead, see docs/adr/0013
-    "av.libs/*",
-    "av-*.dist-info/*",
     "cv2/data/*.xml",
     "cv2/LICENSE*",
     "pydantic/v1/*",
