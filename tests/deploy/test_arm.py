@@ -53,7 +53,8 @@ def board() -> None:
 
 
 def _here(*arguments: str) -> str:
-    program = arm_board.COMMAND
+    """Run a command on this machine, without PyAV, as the board has none: it decodes videos otherwise."""
+    program = f"import sys; sys.modules['av'] = None; {arm_board.COMMAND}"
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
