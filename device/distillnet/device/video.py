@@ -1,7 +1,7 @@
 """Pictures of a video file or a network stream: decoded by PyAV where that is installed, else by OpenCV.
 
-Both bring FFmpeg; PyAV hands out its YUV, where OpenCV makes BGR of every picture, a third of the work. It is too large
-for the Debian package. Either is loaded when the first video is opened.
+Both bring FFmpeg; PyAV hands out its YUV, where OpenCV makes BGR of every picture, a third of the work. It comes with
+the extra `video` alone, and not with the Debian package. Either is loaded when the first video is opened.
 """
 
 from importlib.util import find_spec

@@ -21,9 +21,8 @@ class Pitch(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = torch.nn.Linear(2, 2)
+        self.head = torch.nn.Linear(2, 2, bias=False)
         torch.nn.init.eye_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, sound: torch.Tensor) -> torch.Tensor:
         power = torch.fft.rfft(sound).abs().square()
