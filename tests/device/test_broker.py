@@ -168,3 +168,16 @@ def test_a_retained_value_is_there_after_every_connection(
     one.link.retain("talk/state", b"late")
     broker.start()
     until(lambda: one.heard[-1].payload == b"late", 10, "the value set while it was away")
+
+
+def test_a_link_that_is_stopped_while_it_connects_says_goodbye(
+    broker: Any, talk: Callable[..., Talk], until: Callable[..., None]
+) -> None:
+    listener = talk(MqttSection(port=broker.port))
+    assert listener.up.wait(20)
+    for index in range(10):
+        link = Link(MqttSection(port=broker.port), f"short-{index}")
+        link.retain(f"talk/{index}", b"goodbye")
+        link.start()
+        link.stop()
+        until(lambda index=index: f"talk/{index}" in [m.topic for m in listener.heard], 5, "goodbye")

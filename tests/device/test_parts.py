@@ -3,7 +3,10 @@
 import ctypes
 import io
 import os
+import resource
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 import uuid
@@ -161,6 +164,18 @@ def test_a_snapshot_is_written_and_the_oldest_go_beyond_the_quota(tmp_path: Path
     assert not old.exists()
 
 
+def test_nothing_is_left_of_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
+    evidence = Evidence(EvidenceSection(mode="snapshot"), tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            evidence.save_now(frame(1, 0.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_a_clip_holds_what_was_before_and_after(tmp_path: Path) -> None:
     import cv2
 
@@ -263,3 +278,23 @@ def test_memory_that_is_free_in_pieces_goes_back_to_the_system() -> None:
     before = host.rss_bytes()
     host.give_memory_back()
     assert before - host.rss_bytes() > 20_000_000
+
+
+LARGE = """
+import ctypes
+from distillnet.device import host
+c = ctypes.CDLL(None)
+c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+host.keep_large_blocks_apart()
+for _ in range(2):  # one that is freed has the C library take the next one from among the small ones
+    large = c.malloc(1 << 20)
+    c.memset(ctypes.c_void_p(large), 1, 1 << 20)
+    before = host.rss_bytes()
+    keeps = c.malloc(1000)
+    c.free(large)
+    assert before - host.rss_bytes() >= 1 << 20
+"""
+
+
+def test_a_large_block_goes_back_as_soon_as_it_is_freed() -> None:
+    subprocess.run([sys.executable, "-c", LARGE], check=True)

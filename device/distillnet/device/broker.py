@@ -89,6 +89,8 @@ class Link:
         self._generation = 0
         self._closed = threading.Event()
         self._stopping = threading.Event()
+        self._settled = threading.Event()
+        """Whether the latest attempt to connect has come to something: retained values are sent, or it failed."""
         self._reason = "not connected yet"
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._make_client()  # so that bad TLS files are found before anything starts
@@ -123,8 +125,10 @@ class Link:
         self._thread.start()
 
     def stop(self, timeout_s: float = 0.5) -> None:
-        """Disconnect cleanly: the last will is not sent."""
+        """Disconnect cleanly: the last will is not sent. Waits for a connection that is being made, to say goodbye."""
         self._stopping.set()
+        if self._thread.is_alive():
+            self._settled.wait(timeout_s)
         with self._lock:
             client = self._client
         if client is not None and self._connected:
@@ -203,18 +207,21 @@ class Link:
 
     def _run(self) -> None:
         failures = 0
-        while not self._stopping.is_set():
+        stopped = False
+        while not stopped:
             client = self._make_client()
             self._closed.clear()
+            self._settled.clear()
             with self._lock:
                 self._client = client
             if self._attempt(client):
                 failures = 0
             else:
                 log.warning("no MQTT broker at %s: %s", self.endpoint, self._reason)
+            self._settled.set()
             pause = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             failures += 1
-            self._stopping.wait(pause * random.uniform(0.8, 1.2))
+            stopped = self._stopping.wait(pause * random.uniform(0.8, 1.2))
 
     def _attempt(self, client: paho.Client) -> bool:
         """Connect once and stay until the connection ends; returns whether there was one."""
@@ -257,6 +264,7 @@ class Link:
             retained = list(self._retained.items())
         for topic, payload in retained:
             client.publish(topic, payload, qos=1, retain=True)
+        self._settled.set()
         log.info("connected to %s as %s, MQTT %s", self.endpoint, self._client_id, "5" if self._five else "3.1.1")
         self._on_up()
 

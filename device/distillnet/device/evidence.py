@@ -9,6 +9,8 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distillnet.device import host
 from distillnet.device.config import EvidenceSection
 from distillnet.device.frames import Frame
 from distillnet.device.opencv import cv2, jpeg
@@ -65,6 +68,7 @@ class Evidence:
     def start(self) -> None:
         """Begin."""
         if self.on:
+            host.keep_large_blocks_apart()  # pictures come and go by the second, events by the hour
             self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -149,20 +153,19 @@ class Evidence:
             self._finish(clip)
 
     def _finish(self, clip: _Clip) -> None:
-        clip.path.parent.mkdir(parents=True, exist_ok=True)
         pictures = (np.asarray(cv2.imdecode(kept, cv2.IMREAD_COLOR)) for kept in clip.jpegs)
         first = next(pictures)
         height, width = first.shape[:2]
-        partial = clip.path.with_suffix(".part.avi")
-        writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"MJPG"), _CLIP_HZ, (width, height))
-        try:
-            if not writer.isOpened():
-                raise OSError(f"{partial}: cannot be written")
-            for picture in chain((first,), pictures):  # one at a time: a long clip has no room in memory
-                writer.write(picture if picture.shape[:2] == (height, width) else cv2.resize(picture, (width, height)))
-        finally:
-            writer.release()
-        partial.replace(clip.path)
+        with _whole(clip.path) as partial:
+            writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"MJPG"), _CLIP_HZ, (width, height))
+            try:
+                if not writer.isOpened():
+                    raise OSError(f"{partial}: cannot be written")
+                for picture in chain((first,), pictures):  # one at a time: a long clip has no room in memory
+                    same = picture.shape[:2] == (height, width)
+                    writer.write(picture if same else cv2.resize(picture, (width, height)))
+            finally:
+                writer.release()
 
     def _tidy(self) -> None:
         """Delete what is too old, and the oldest beyond the quota."""
@@ -180,7 +183,18 @@ class Evidence:
 
 
 def _write(path: Path, data: bytes) -> None:
+    with _whole(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a name to write to; what was written becomes `path`, or goes where that failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    partial = path.with_suffix(f".part{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -11,6 +11,8 @@ _THERMAL = Path("/sys/class/thermal")
 _MODEL = Path("/proc/device-tree/model")
 _THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 65536
 _NOW_BITS = 0b1111
 """Under-voltage, frequency capped, throttled, soft temperature limit: now, not in the past (Raspberry Pi firmware)."""
 
@@ -68,3 +70,14 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def keep_large_blocks_apart() -> None:
+    """Have the C library map every large block by itself and unmap it when it is freed, which takes time.
+
+    Left alone, it soon has blocks as large as pictures among small ones, between which what they leave stays in pieces.
+    Does nothing where it has no such call.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        tune(_M_MMAP_THRESHOLD, _LARGE_BYTES)
