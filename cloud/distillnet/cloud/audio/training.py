@@ -18,8 +18,8 @@ from distillnet.cloud.audio.students import DsCnn, StudentShape
 class Recipe:
     """How a student is trained. `distilled=False` is the control: the labels alone."""
 
-    epochs: int = 16
-    batch: int = 128
+    epochs: int = 32
+    batch: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     distilled: bool = True
