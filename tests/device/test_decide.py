@@ -78,6 +78,29 @@ def test_nothing_begins_while_cooling_down() -> None:
     assert begins[1] - ends[0] >= 1.0
 
 
+def test_a_gap_shorter_than_gap_s_does_not_end_an_event() -> None:
+    rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=2, window=5, gap_s=1.0)
+    assert phases(run(rule, [0.9] * 5 + [0.1] * 9 + [0.9] * 5)) == ["new", "end"]
+    found = run(rule, [0.9] * 5 + [0.1] * 12 + [0.9] * 5)
+    assert phases(found) == ["new", "end", "new", "end"]
+    assert found[1][0] == pytest.approx(1.5), "it is told when the gap has lasted long enough"
+    assert found[1][1].end_ts == pytest.approx(1000.5), "and ended where the gap began"
+
+
+def test_a_spike_in_a_gap_does_not_prolong_an_event() -> None:
+    rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=2, window=5, gap_s=1.0)
+    found = run(rule, [0.9] * 5 + [0.1] * 5 + [0.9] + [0.1] * 9)
+    assert phases(found) == ["new", "end"]
+    assert found[1][1].end_ts == pytest.approx(1000.5)
+
+
+def test_a_stream_that_ends_in_a_gap_ends_its_events_where_the_gap_began() -> None:
+    rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=2, window=5, gap_s=1.0)
+    found = run(rule, [0.9] * 5 + [0.1] * 5)
+    assert phases(found) == ["new", "end"]
+    assert found[1][1].end_ts == pytest.approx(1000.5)
+
+
 def test_updates_come_at_their_interval_with_the_top_score() -> None:
     rule = Rule(threshold=0.6, exit_threshold=0.4, confirm=1, window=1, update_s=1.0)
     found = run(rule, [0.7, 0.95] + [0.8] * 30)
@@ -111,6 +134,7 @@ def rules(draw: st.DrawFn) -> Rule:
         confirm=draw(st.integers(1, window)),
         window=window,
         minimum_s=draw(seconds),
+        gap_s=draw(seconds),
         cooldown_s=draw(seconds),
         update_s=draw(st.floats(0.05, 2)),
     )

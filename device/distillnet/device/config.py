@@ -91,6 +91,7 @@ class EventRule(Strict):
     confirm: int = Field(default=3, ge=1, le=255, description="N of M frames above the threshold start it")
     window: int = Field(default=5, ge=1, le=255, description="M")
     minimum_s: float = Field(default=0.0, ge=0, description="shorter ones are never announced")
+    gap_s: float = Field(default=0.0, ge=0, description="gaps shorter than this do not end it, as when it is covered")
     cooldown_s: float = Field(default=0.0, ge=0)
     update_s: float = Field(default=10.0, gt=0, description="an `update` so often while it lasts")
     sources: list[Name] = Field(default_factory=list, description="empty = all")

@@ -1,6 +1,6 @@
 """From scores to events: one pure state machine per event, zone and source.
 
-    idle ──N of M at or above threshold──▶ pending ──minimum_s──▶ active ──N of M below exit──▶ cooling ──▶ idle
+    idle ──N of M at or above threshold──▶ pending ──minimum_s──▶ active ──N of M below exit, gap_s──▶ cooling ──▶ idle
 
 `step` takes a state and one score and gives the next state and what to announce. No clock, no randomness, no queue:
 the same scores give the same transitions everywhere. Durations are measured with `t`, reports made with `ts`.
@@ -26,6 +26,7 @@ class Rule:
     confirm: int = 3
     window: int = 5
     minimum_s: float = 0.0
+    gap_s: float = 0.0
     cooldown_s: float = 0.0
     update_s: float = 10.0
 
@@ -48,6 +49,8 @@ class State(NamedTuple):
     top: float = 0.0
     last_update_t: float = 0.0
     ended_t: float = 0.0
+    gone: Sample | None = None
+    """Where the gap began that it is in: it ends there, unless it comes back in time."""
 
     @property
     def on(self) -> bool:
@@ -86,6 +89,7 @@ def rule_for(event: CardEvent, rule: EventRule | None) -> Rule:
         confirm=rule.confirm,
         window=rule.window,
         minimum_s=rule.minimum_s,
+        gap_s=rule.gap_s,
         cooldown_s=rule.cooldown_s,
         update_s=rule.update_s,
     )
@@ -139,24 +143,33 @@ def finish(state: State, ts: float) -> tuple[State, Transition | None]:
     if not state.on:
         return State(), None
     score = state.recent[-1].score if state.recent else 0.0
-    end_ts = max(ts, state.start.ts)
+    end_ts = max(ts if state.gone is None else state.gone.ts, state.start.ts)
     return State(), Transition("end", state.id, score, state.top, state.start.ts, end_ts)
 
 
 def _while_active(
     rule: Rule, state: State, recent: tuple[Sample, ...], sample: Sample, allowed: bool
 ) -> tuple[State, Transition | None]:
-    stage, _, name, start, top, last_update_t, ended_t = state
+    stage, _, name, start, top, last_update_t, ended_t, gone = state
     top = top if top > sample.score else sample.score
-    state = State(stage, recent, name, start, top, last_update_t, ended_t)
-    below = _below(rule, recent)
-    if below or not allowed:
-        end = below[0] if below else sample
-        ended = _transition("end", state, sample, end_ts=max(end.ts, start.ts))
+    gone = _gone(rule, gone, recent)
+    if not allowed or (gone is not None and sample.t - gone.t >= rule.gap_s):
+        end = sample if gone is None else gone
+        ended = _transition("end", state._replace(top=top), sample, end_ts=max(end.ts, start.ts))
         return State(stage="cooling", ended_t=sample.t), ended
+    state = State(stage, recent, name, start, top, last_update_t, ended_t, gone)
     if sample.t - last_update_t >= rule.update_s:
         return state._replace(last_update_t=sample.t), _transition("update", state, sample)
     return state, None
+
+
+def _gone(rule: Rule, gone: Sample | None, recent: tuple[Sample, ...]) -> Sample | None:
+    """Return where the gap began that an event is in: it begins with N of M below the exit, and N of M end it."""
+    if gone is None:
+        below = _below(rule, recent)
+        return below[0] if below else None
+    back = sum(past.t > gone.t and past.score >= rule.exit_threshold for past in recent)
+    return None if back >= rule.confirm else gone
 
 
 def _below(rule: Rule, recent: tuple[Sample, ...]) -> list[Sample]:
