@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from distillnet.cloud.audio.lessons import Lessons
 from distillnet.cloud.audio.students import DsCnn, StudentShape
+from distillnet.cloud.muon import Muon, matrices
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a student is trained. `distilled=False` is the control: the labels alone."""
 
-    epochs: int = 32
+    epochs: int = 24
     batch: int = 32
+    matrix_rate: float = 0.05
+    """Muon's learning rate, of the pointwise convolutions; the other weights' is AdamW's."""
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     distilled: bool = True
@@ -58,7 +61,7 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
     heard = torch.sigmoid(torch.from_numpy(lessons.logits).clamp(-20, 20))
     embedding = torch.from_numpy(lessons.embedding)
     embedding = (embedding - embedding.mean(0)) / (embedding.std(0) + 1e-2)
-    optimiser = torch.optim.AdamW(both.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimisers = _optimisers(both, recipe)
     steps, step = math.ceil(len(x) / recipe.batch) * recipe.epochs, 0
     begun = time.monotonic()
     both.train()
@@ -69,8 +72,9 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
             if done >= 1:
                 student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                 return student.eval()
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * _one_cycle(done)
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = group["most"] * _one_cycle(done)
             pooled = student.embed(_varied(x[at], rng))
             loss = F.cross_entropy(student.classify(student.dropout(pooled)), wanted[at])
             if recipe.distilled:
@@ -79,10 +83,27 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
                     loss = loss + recipe.classes_weight * 20 * F.binary_cross_entropy_with_logits(
                         classes(pooled), heard[at]
                     )
-            optimiser.zero_grad()
+            both.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
             step += 1
+
+
+def _optimisers(both: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between layers, AdamW for the rest; `most` is the rate at the cycle's top."""
+    between = matrices(both)
+    muon = [weight for name, weight in both.named_parameters() if name in between]
+    rest = [weight for name, weight in both.named_parameters() if name not in between]
+    decay = recipe.weight_decay
+    optimisers = [
+        Muon(muon, lr=recipe.matrix_rate, weight_decay=decay),
+        torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=decay),
+    ]
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["most"] = group["lr"]
+    return optimisers
 
 
 def _one_cycle(done: float) -> float:
