@@ -1,11 +1,10 @@
 """Muon: steps whose directions are all equally long (Jordan et al., 2024; https://kellerjordan.github.io/posts/muon).
 
 A matrix's momentum is replaced by the nearest matrix with orthonormal rows or columns, so that what the gradient says
-faintly is learned as fast as what it says loudly. Students learn more in the same number of steps (ADR 15).
+faintly is learned as fast as what it says loudly. Students learn more in the same number of steps (ADR 16).
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self,
-        weights: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        *,
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
+        self, weights: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
         """Begin at rest. The decay is Loshchilov and Hutter's (2019), times `lr`."""
         super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -153,11 +153,11 @@ def _while_active(
     stage, _, name, start, top, last_update_t, ended_t, gone = state
     top = top if top > sample.score else sample.score
     gone = _gone(rule, gone, recent)
+    state = State(stage, recent, name, start, top, last_update_t, ended_t, gone)
     if not allowed or (gone is not None and sample.t - gone.t >= rule.gap_s):
         end = sample if gone is None else gone
-        ended = _transition("end", state._replace(top=top), sample, end_ts=max(end.ts, start.ts))
+        ended = _transition("end", state, sample, end_ts=max(end.ts, start.ts))
         return State(stage="cooling", ended_t=sample.t), ended
-    state = State(stage, recent, name, start, top, last_update_t, ended_t, gone)
     if sample.t - last_update_t >= rule.update_s:
         return state._replace(last_update_t=sample.t), _transition("update", state, sample)
     return state, None

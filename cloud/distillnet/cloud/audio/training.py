@@ -74,7 +74,7 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
                 return student.eval()
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = group["most"] * _one_cycle(done)
+                    group["lr"] = optimiser.defaults["lr"] * _one_cycle(done)
             pooled = student.embed(_varied(x[at], rng))
             loss = F.cross_entropy(student.classify(student.dropout(pooled)), wanted[at])
             if recipe.distilled:
@@ -91,19 +91,15 @@ def train(lessons: Lessons, shape: StudentShape, recipe: Recipe, *, seed: int = 
 
 
 def _optimisers(both: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between layers, AdamW for the rest; `most` is the rate at the cycle's top."""
+    """Muon for the matrices between layers, AdamW for the rest; their rates are those at the cycle's top."""
     between = matrices(both)
     muon = [weight for name, weight in both.named_parameters() if name in between]
     rest = [weight for name, weight in both.named_parameters() if name not in between]
     decay = recipe.weight_decay
-    optimisers = [
+    return [
         Muon(muon, lr=recipe.matrix_rate, weight_decay=decay),
         torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=decay),
     ]
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["most"] = group["lr"]
-    return optimisers
 
 
 def _one_cycle(done: float) -> float:
