@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import arm_board
@@ -52,9 +53,20 @@ def board() -> None:
         pytest.skip(f"{exc}: not shown that a board computes what x86 computes")
 
 
-def _here(*arguments: str) -> str:
-    """Run a command on this machine, without PyAV, as the board has none: it decodes videos otherwise."""
-    program = f"import sys; sys.modules['av'] = None; {arm_board.COMMAND}"
+@pytest.fixture(scope="module")
+def pyav(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The board's PyAV, the extra `video`, in a folder of its own."""
+    place = tmp_path_factory.mktemp("pyav")
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["video"]
+    subprocess.run([*wheelhouse.pip("install", "aarch64"), "--target", str(place), "--no-deps", *extra], check=True)
+    imported = arm_board.run(program="import av", also=place)
+    assert imported.returncode == 0, imported.stderr
+    return place
+
+
+def _here(*arguments: str, pyav: bool) -> str:
+    """Run a command on this machine, without PyAV where the board has none: it decodes videos otherwise."""
+    program = arm_board.COMMAND if pyav else f"import sys; sys.modules['av'] = None; {arm_board.COMMAND}"
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -85,6 +97,11 @@ def test_replay_of_a_video_gives_the_same_event_lines(cpu: str, student: Path, v
 
 
 @pytest.mark.parametrize("cpu", CPUS)
+def test_replay_of_a_video_by_pyav_gives_the_same_event_lines(cpu: str, student: Path, video: Path, pyav: Path) -> None:
+    _replay_is_equal(cpu, student, video, pyav)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
 def test_replay_of_a_sound_file_gives_the_same_event_lines(cpu: str, sound_student: Path, sound: Path) -> None:
     _replay_is_equal(cpu, sound_student, sound)
 
@@ -100,10 +117,10 @@ def test_the_devices_own_tests_pass_there(tmp_path: Path) -> None:
     assert " passed" in done.stdout
 
 
-def _replay_is_equal(cpu: str, student: Path, source: Path) -> None:
+def _replay_is_equal(cpu: str, student: Path, source: Path, pyav: Path | None = None) -> None:
     arguments = ["replay", str(source), "--student", str(student), "--json"]
-    here = _here(*arguments)
-    there = arm_board.run(*arguments, cpu=cpu)
+    here = _here(*arguments, pyav=pyav is not None)
+    there = arm_board.run(*arguments, cpu=cpu, also=pyav)
     assert there.returncode == 0, there.stderr
     assert here.count("\n") >= 4, "too few events to compare anything"
     pairs = zip(here.splitlines(), there.stdout.splitlines(), strict=False)
