@@ -4,7 +4,7 @@
 video at 30 frames a second in real time, with a real Mosquitto; processor time from the kernel's clock of each process.
 All are started once; then one runs while the others are stopped, in turn, a few seconds each, so that every comparison
 is of the same ten seconds: a machine's clock and its neighbours change from minute to minute. How long events take is
-asked of both for 40 s more, uninterrupted. Decode is what both need before anything can be looked at:
+asked of both for 120 s more, uninterrupted. Decode is what both need before anything can be looked at:
 `VideoCapture.read` up to a BGR picture, at the same pace, in a process that does nothing else. The script and that
 process leave it to FFmpeg how many threads there are; the daemon has small pictures decoded by one, and never makes BGR
 of them. So there are three rows: beyond OpenCV's decode, beyond OpenCV's with one thread (whose BGR the daemon does
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 WIDTH, HEIGHT, FPS, SIDE = 640, 360, 30, 96
 
-_START_S, _SETTLE_S, _LATENCY_S, _STARTS = 4.0, 0.5, 40.0, 3
+_START_S, _SETTLE_S, _LATENCY_S, _STARTS = 4.0, 0.5, 120.0, 3
 
 DECODE = """
 import sys, time, cv2
@@ -249,7 +249,7 @@ class Turn:
 
 
 class Telemetry:
-    """Asks the daemon for its own figures over the broker: its reports are a minute apart otherwise."""
+    """Asks the daemon for its own figures over the broker; it sends none by itself that would begin them anew."""
 
     def __init__(self, port: int) -> None:
         import paho.mqtt.client as paho
@@ -305,7 +305,7 @@ def compare(student: Path, video: Path, port: int, seconds: float, rounds: int, 
     config.write_text(
         f'[device]\nname = "bench"\nstate_dir = "{directory}"\n'
         f'[model]\napplication = "{loaded.card.application}"\npath = "{student}"\n'
-        f"[mqtt]\nport = {port}\n"
+        f"[mqtt]\nport = {port}\n[telemetry]\ninterval_s = 600\n"
         f'[[source]]\nid = "camera"\nurl = "{video}"\nloop = true\n'
         f'[[event]]\nname = "{event}"\nthreshold = 0\nexit_threshold = 0\nupdate_s = 0.5\n'
     )

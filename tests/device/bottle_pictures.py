@@ -16,16 +16,22 @@ SIDE = 64
 SMALLER = (0.4, 0.8)
 SURFACES = 800
 PATCH = 20
+ARMS = 0.5
+"""Share of things on a surface that somebody's arm holds, and of bare surfaces with an arm."""
+ARM_HEIGHT, REACH = (10, 26), (0.1, 0.5)
+"""Pixels; and how much of a thing's width an arm covers."""
 
 Picture = NDArray[np.uint8]
+Canvas = NDArray[np.float32]
 
 
 def write(archive: Path, place: Path) -> None:
     """Lay out the training split by class; `place` appears whole or not at all.
 
-    A zone of a camera shows a thing smaller than a photograph does, and often nothing at all. So every third picture
-    (of bottles every second) is shrunk onto a plain surface, and the class `other` is plain surfaces: the smoothest
-    patches of pictures without a bottle, alone or one above the other.
+    A zone of a camera shows a thing smaller than a photograph does, often in somebody's hand, and often nothing at all.
+    So every third picture (of bottles every second) is shrunk onto a plain surface, half of these with an arm that
+    holds it; and the class `other` is plain surfaces, with an arm or without: the smoothest patches of pictures without
+    a bottle, alone or one above the other.
     """
     rng, partial = np.random.default_rng(0), place.with_name(f"{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -37,10 +43,15 @@ def write(archive: Path, place: Path) -> None:
     for index, name in enumerate(names):
         wordnet, picture = name.split("/")[1], pictures[name]
         if index % (2 if wordnet in BOTTLES else 3) == 0:
-            picture = _shrunk(picture, surface(patches, rng), rng)
+            picture = _shrunk(picture, patches, rng)
         _write(partial / wordnet / f"{Path(name).stem}.png", picture)
     for index in range(SURFACES):
-        _write(partial / "other" / f"surface-{index}.png", surface(patches, rng))
+        empty = surface(patches, rng).astype(np.float32)
+        if rng.random() < ARMS:
+            empty = pasted(
+                arm(patches, rng), empty, rng.uniform(0.2, 0.8) * SIDE * rng.choice((-1, 1)), rng.uniform(0, 44)
+            )
+        _write(partial / "other" / f"surface-{index}.png", np.clip(empty, 0, 255).astype(np.uint8))
     partial.replace(place)
 
 
@@ -77,16 +88,37 @@ def surface(patches: list[Picture], rng: np.random.Generator) -> Picture:
     return np.clip(surface + rng.normal(0, 2, surface.shape), 0, 255).astype(np.uint8)
 
 
-def _shrunk(picture: Picture, onto: Picture, rng: np.random.Generator) -> Picture:
+def arm(patches: list[Picture], rng: np.random.Generator) -> Picture:
+    """Return a smooth strip as long as a picture, to be held into it from the left or the right."""
+    patch = patches[int(rng.integers(len(patches)))]
+    return np.asarray(
+        cv2.resize(patch, (SIDE, int(rng.integers(*ARM_HEIGHT))), interpolation=cv2.INTER_CUBIC), np.uint8
+    )
+
+
+def pasted(thing: Picture, onto: Canvas, left: float, top: float) -> Canvas:
+    """Return (SIDE, SIDE, 3) with a thing on it, its edges soft; what lies outside is cut off."""
+    height, width = thing.shape[:2]
+    if left <= -width or left >= SIDE:
+        return onto
+    mask = np.zeros((height, width), np.float32)
+    mask[2:-2, 2:-2] = 1
+    moved = np.array([[1, 0, left], [0, 1, top]], np.float64)
+    picture = cv2.warpAffine(thing.astype(np.float32), moved, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    soft = cv2.GaussianBlur(cv2.warpAffine(mask, moved, (SIDE, SIDE)), (0, 0), 1.5)[..., None]
+    return np.asarray(soft * picture + (1 - soft) * onto, np.float32)
+
+
+def _shrunk(picture: Picture, patches: list[Picture], rng: np.random.Generator) -> Picture:
     height, width = (int(SIDE * scale) for scale in rng.uniform(*SMALLER, 2))
     top, left = int(rng.integers(SIDE - height + 1)), int(rng.integers(SIDE - width + 1))
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    mask = np.zeros((SIDE, SIDE, 1), np.float32)
-    mask[top + 2 : top + height - 2, left + 2 : left + width - 2] = 1
-    mask = cv2.GaussianBlur(mask, (0, 0), 1.5)[..., None]
-    canvas = onto.astype(np.float32)
-    canvas[top : top + height, left : left + width] = small
-    return np.clip(mask * canvas + (1 - mask) * onto, 0, 255).astype(np.uint8)
+    canvas = pasted(small, surface(patches, rng).astype(np.float32), left, top)
+    if rng.random() < ARMS:
+        reach = rng.uniform(*REACH) * width
+        end = left + reach - SIDE if rng.random() < 0.5 else left + width - reach
+        canvas = pasted(arm(patches, rng), canvas, end, top + rng.uniform(0.0, 0.7) * height)
+    return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
 def _write(path: Path, picture: Picture) -> None:

@@ -1,7 +1,8 @@
 """Streams of what a zone may show, of pictures that no student is trained on: where a decision's settings are chosen.
 
-Called by `eval_bottles.py`. A thing comes into the picture, stands there, is covered for a moment, and goes; on a
-plain surface, in light that changes slowly, with a camera's noise. Half of the streams show a bottle.
+Called by `eval_bottles.py`. An arm brings a thing into the picture and lets go of it after a while; it stands there, is
+covered for a moment, and an arm takes it away; on a plain surface, in light that changes slowly, with a camera's noise.
+Half of the streams show a bottle.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from bottle_pictures import SIDE, SMALLER, Picture, held_back, surface
+from bottle_pictures import REACH, SIDE, SMALLER, Picture, arm, held_back, pasted, surface
 from numpy.typing import NDArray
 
 from distillnet.device.config import EventRule
@@ -21,9 +22,9 @@ from distillnet.engine.student import Student
 from distillnet.proto.mqtt import EventPayload
 
 FPS = 30.0
-STREAMS = 200
+STREAMS = 400
 """With a bottle, and as many without."""
-_EMPTY, _MOVES, _STANDS, _COVERED = (20, 45), (8, 20), (60, 150), (5, 15)
+_EMPTY, _MOVES, _STANDS, _COVERED, _HOLDS = (20, 45), (8, 20), (90, 200), (5, 15), (0, 40)
 """Frames, least and most."""
 _THRESHOLDS = np.geomspace(0.05, 0.9, 16)
 _EXIT_SHARES = (0.8, 0.6, 0.4)
@@ -122,6 +123,10 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
             np.full(goes, away),
         ]
     )
+    held = _held(lefts, comes, moves_in, stands, rng)
+    reach, holder, height_of_it = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(0.0, 0.7) * height
+    grips, gone = (lefts + reach - SIDE, -float(SIDE)) if away < 0 else (lefts + width - reach, float(SIDE))
+    arms = held * grips + (1 - held) * gone
     hand = cv2.resize(patches[int(rng.integers(len(patches)))], (int(rng.integers(12, 28)), SIDE))
     covers, begins = int(rng.integers(*_COVERED)) * (rng.random() < 0.5), comes + moves_in + int(rng.integers(stands))
     hands = np.full(len(lefts), float(SIDE))
@@ -130,22 +135,27 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
     light = 1.0 + rng.uniform(0.0, 0.15) * np.sin(np.arange(len(lefts)) / rng.uniform(30, 120) + rng.uniform(0, 6))
     noise = rng.uniform(1.0, 5.0)
     frames = []
-    for at, before, bright in zip(lefts, hands, light, strict=True):
-        canvas = _pasted(hand, _pasted(small, onto.astype(np.float32), at, top), before, 0.0)
+    for at, holds, before, bright in zip(lefts, arms, hands, light, strict=True):
+        canvas = pasted(holder, pasted(small, onto.astype(np.float32), at, top), holds, height_of_it)
+        canvas = pasted(hand, canvas, before, 0.0)
         canvas = canvas * bright + rng.normal(0, noise, canvas.shape)
         frames.append(np.clip(canvas, 0, 255).astype(np.uint8))
     inside = np.flatnonzero((lefts + width / 2 >= 0) & (lefts + width / 2 <= SIDE))
     return Stream(frames, (int(inside[0]), int(inside[-1]) + 1) if bottle else None)
 
 
-def _pasted(thing: Picture, onto: NDArray[np.float32], left: float, top: float) -> NDArray[np.float32]:
-    """Return (SIDE, SIDE, 3) with a thing on it, its edges soft; what lies outside is cut off."""
-    height, width = thing.shape[:2]
-    if left <= -width or left >= SIDE:
-        return onto
-    mask = np.zeros((height, width), np.float32)
-    mask[2:-2, 2:-2] = 1
-    moved = np.array([[1, 0, left], [0, 1, top]], np.float64)
-    picture = cv2.warpAffine(thing.astype(np.float32), moved, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
-    soft = cv2.GaussianBlur(cv2.warpAffine(mask, moved, (SIDE, SIDE)), (0, 0), 1.5)[..., None]
-    return np.asarray(soft * picture + (1 - soft) * onto, np.float32)
+def _held(
+    lefts: NDArray[np.float64], comes: int, moves_in: int, stands: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Tell how far an arm is at a thing, by frame: 1 while it brings, holds or takes it, 0 while it is out of sight."""
+    lets_go, grasps = (int(rng.integers(*_HOLDS)) for _ in range(2))
+    stood = comes + moves_in + stands
+    knots = [
+        comes - 1,
+        comes,
+        comes + moves_in + lets_go,
+        comes + moves_in + lets_go + 8,
+        stood - grasps - 8,
+        stood - grasps,
+    ]
+    return np.interp(np.arange(len(lefts)), knots, [0, 1, 1, 0, 0, 1])
