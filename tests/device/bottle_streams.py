@@ -124,7 +124,7 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
         ]
     )
     held = _held(lefts, comes, moves_in, stands, rng)
-    reach, holder, height_of_it = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(0.0, 0.7) * height
+    reach, holder, grip_top = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(0.0, 0.7) * height
     grips, gone = (lefts + reach - SIDE, -float(SIDE)) if away < 0 else (lefts + width - reach, float(SIDE))
     arms = held * grips + (1 - held) * gone
     hand = cv2.resize(patches[int(rng.integers(len(patches)))], (int(rng.integers(12, 28)), SIDE))
@@ -136,7 +136,7 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
     noise = rng.uniform(1.0, 5.0)
     frames = []
     for at, holds, before, bright in zip(lefts, arms, hands, light, strict=True):
-        canvas = pasted(holder, pasted(small, onto.astype(np.float32), at, top), holds, height_of_it)
+        canvas = pasted(holder, pasted(small, onto.astype(np.float32), at, top), holds, grip_top)
         canvas = pasted(hand, canvas, before, 0.0)
         canvas = canvas * bright + rng.normal(0, noise, canvas.shape)
         frames.append(np.clip(canvas, 0, 255).astype(np.uint8))
