@@ -123,7 +123,7 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
             np.full(goes, away),
         ]
     )
-    held = _held(lefts, comes, moves_in, stands, rng)
+    held = _held(len(lefts), comes, moves_in, stands, rng)
     reach, holder, grip_top = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(0.0, 0.7) * height
     grips, gone = (lefts + reach - SIDE, -float(SIDE)) if away < 0 else (lefts + width - reach, float(SIDE))
     arms = held * grips + (1 - held) * gone
@@ -144,9 +144,7 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
     return Stream(frames, (int(inside[0]), int(inside[-1]) + 1) if bottle else None)
 
 
-def _held(
-    lefts: NDArray[np.float64], comes: int, moves_in: int, stands: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _held(frames: int, comes: int, moves_in: int, stands: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Tell how far an arm is at a thing, by frame: 1 while it brings, holds or takes it, 0 while it is out of sight."""
     lets_go, grasps = (int(rng.integers(*_HOLDS)) for _ in range(2))
     stood = comes + moves_in + stands
@@ -158,4 +156,4 @@ def _held(
         stood - grasps - 8,
         stood - grasps,
     ]
-    return np.interp(np.arange(len(lefts)), knots, [0, 1, 1, 0, 0, 1])
+    return np.interp(np.arange(frames), knots, [0, 1, 1, 0, 0, 1])
