@@ -145,6 +145,16 @@ def test_what_blocks_that_stand_still_make_of_a_picture_is_used_again_but_not_fo
     assert (decided == material.wanted.argmax(1)).mean() > 0.9
 
 
+def test_a_picture_met_twice_in_a_batch_is_made_once():
+    torch.manual_seed(0)
+    blocks = tuple(BlockShape(8, 16, 8, 3, 1, expands=True, residual=True) for _ in range(2))
+    net, away = Classifier(CoreNet(CoreShape(8, blocks, 16), fixed_norms=True), 16, 2), ThrowAwayHead(16, None, 3)
+    seen = []
+    net.core.blocks[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    distil(net, away, lessons(count=2), Recipe(seconds=60, steps=1, batch=64), seed=0)
+    assert 0 < sum(seen[1:]) <= 2 * VERSIONS
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: would train there")
 def test_a_cuda_device_trains_a_student_that_comes_back():
     net, away = student()

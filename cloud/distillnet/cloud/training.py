@@ -394,8 +394,10 @@ class _Material:
             self._make_room(core.early(self._augmented(chosen[:1], chances.of(slice(1))), count))
         assert self._kept is not None
         places = chosen * self._versions + generator.integers(0, self._versions, len(chosen))
-        stale = self._uses[places] == 0
-        if stale.any():
+        # A place met twice in a batch is written once: which of two writes stays would be chance.
+        met, first = np.unique(places, return_index=True)
+        stale = first[self._uses[met] == 0]
+        if len(stale):
             made = core.early(self._augmented(chosen[stale], chances.of(stale)), count)
             self._kept[torch.from_numpy(places[stale]).to(self._where)] = made.half()
             self._uses[places[stale]] = USES
@@ -430,7 +432,7 @@ class _Chances:
         contrast = generator.uniform(0.8, 1.2, size).astype(np.float32)
         return cls(down, right, mirrored, contrast, generator.uniform(-0.15, 0.15, size).astype(np.float32))
 
-    def of(self, some: NDArray[np.bool_] | slice) -> "_Chances":
+    def of(self, some: Ints | slice) -> "_Chances":
         """Return those of some of the batch."""
         return replace(self, mirrored=self.mirrored[some], contrast=self.contrast[some], light=self.light[some])
 
