@@ -1,5 +1,6 @@
 """The race: the better half goes on, the winner trains to the end, and all of it takes what the recipe allows."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from distillnet.cloud import boards, material, race
 from distillnet.cloud.budget import LatencyBudget
 from distillnet.cloud.checkpoint import forget
 from distillnet.cloud.core import Classifier, CoreNet
+from distillnet.cloud.core import weights as weights_of
 from distillnet.cloud.course import Course, Trained
 from distillnet.cloud.entrants import MOBILENET_V2, Ground, enter
 from distillnet.cloud.executor import open_executor
@@ -109,6 +111,13 @@ def test_workers_choose_the_winner_that_one_process_chooses(tmp_path):
         there = race.run(many, lambda some, share: executor.map(partial(Course.teach, share=share), some))
     assert [(t.entrant.name, t.merit) for t in here] == [(t.entrant.name, t.merit) for t in there]
     assert torch.equal(weights(here[0]), weights(there[0]))
+
+
+def test_whole_blocks_go_first_for_few_weights_as_for_little_latency():
+    slow_but_small = replace(ground(1000.0), most_weights=weights_of(network()) / 4)
+    (core,) = enter(slow_but_small, 1, SIDE, lambda amount: None)
+    assert core.candidate.dropped
+    assert not enter(ground(1000.0), 1, SIDE, lambda amount: None)[0].candidate.dropped
 
 
 def test_every_candidate_fits_the_budget_and_only_cut_ones_know_the_teacher():

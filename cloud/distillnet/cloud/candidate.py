@@ -22,6 +22,7 @@ from distillnet.cloud.surgery import (
     cut,
     drop_blocks,
     layer_macs,
+    layer_weights,
     layers_of,
     total_cost,
 )
@@ -100,7 +101,7 @@ def essential_core(
         budget: of one picture, in the unit of `cost`.
         cost: of one layer; multiply-accumulates, or a board's milliseconds.
         most_weights: of the student, its last layer aside.
-        drop: how many blocks to drop; None = as many as the budget suggests.
+        drop: how many blocks to drop; None = as many as the tighter of budget and `most_weights` suggests.
         criterion: what makes a channel relevant.
         seed: of criterion `random` and the new head.
         advance: called with the number of pictures done.
@@ -116,7 +117,8 @@ def essential_core(
     rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
     uncut = layers_of(core, example)
     before = total_cost(uncut, cost)
-    number = _blocks_to_drop(budget / before) if drop is None else drop
+    share = min(budget / before, most_weights / total_cost(uncut, layer_weights))
+    number = _blocks_to_drop(share) if drop is None else drop
     prices = {index: _price(rise, f"blocks.{index}", uncut, cost) for index, rise in rises.items()}
     dropped = _least_relevant(core, prices, number)
     core.blocks = drop_blocks(core.blocks, dropped)
