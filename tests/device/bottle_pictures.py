@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BOTTLES = ("n03983396", "n02823428")
-SIDE = 64
+PHOTO, SIDE = 64, 96
+"""Of the archive's pictures; and of what a zone shows, as large as the student sees it: a thing in it is sharp."""
 SMALLER = (0.4, 0.8)
 SURFACES = 800
 PATCH = 20
 ARMS = 0.5
 """Share of things on a surface that somebody's arm holds, and of bare surfaces with an arm."""
-ARM_HEIGHT, REACH = (10, 26), (0.1, 0.5)
-"""Pixels; and how much of a thing's width an arm covers."""
+ARM_HEIGHT, REACH, GRIP = (15, 39), (0.1, 0.5), (0.0, 0.7)
+"""Pixels; how much of a thing's width an arm covers; and where on its height the arm begins."""
 
 Picture = NDArray[np.uint8]
 Canvas = NDArray[np.float32]
@@ -48,9 +49,8 @@ def write(archive: Path, place: Path) -> None:
     for index in range(SURFACES):
         empty = surface(patches, rng).astype(np.float32)
         if rng.random() < ARMS:
-            empty = pasted(
-                arm(patches, rng), empty, rng.uniform(0.2, 0.8) * SIDE * rng.choice((-1, 1)), rng.uniform(0, 44)
-            )
+            left = rng.uniform(0.2, 0.8) * SIDE * rng.choice((-1, 1))
+            empty = pasted(arm(patches, rng), empty, left, rng.uniform(0, 0.7) * SIDE)
         _write(partial / "other" / f"surface-{index}.png", np.clip(empty, 0, 255).astype(np.uint8))
     partial.replace(place)
 
@@ -70,7 +70,7 @@ def _decode(data: bytes) -> Picture:
 
 
 def _smoothest(picture: Picture) -> Picture:
-    corners = [(top, left) for top in range(0, SIDE - PATCH + 1, 11) for left in range(0, SIDE - PATCH + 1, 11)]
+    corners = [(top, left) for top in range(0, PHOTO - PATCH + 1, 11) for left in range(0, PHOTO - PATCH + 1, 11)]
     patches = [picture[top : top + PATCH, left : left + PATCH] for top, left in corners]
     return min(patches, key=lambda patch: float(patch.std(axis=(0, 1)).mean()))
 
@@ -96,6 +96,11 @@ def arm(patches: list[Picture], rng: np.random.Generator) -> Picture:
     )
 
 
+def grip(left: float, width: int, reach: float, *, from_left: bool) -> float:
+    """Return where an arm begins that covers `reach` pixels of a thing's width."""
+    return left + reach - SIDE if from_left else left + width - reach
+
+
 def pasted(thing: Picture, onto: Canvas, left: float, top: float) -> Canvas:
     """Return (SIDE, SIDE, 3) with a thing on it, its edges soft; what lies outside is cut off."""
     height, width = thing.shape[:2]
@@ -115,9 +120,8 @@ def _shrunk(picture: Picture, patches: list[Picture], rng: np.random.Generator) 
     small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     canvas = pasted(small, surface(patches, rng).astype(np.float32), left, top)
     if rng.random() < ARMS:
-        reach = rng.uniform(*REACH) * width
-        end = left + reach - SIDE if rng.random() < 0.5 else left + width - reach
-        canvas = pasted(arm(patches, rng), canvas, end, top + rng.uniform(0.0, 0.7) * height)
+        at = grip(left, width, rng.uniform(*REACH) * width, from_left=rng.random() < 0.5)
+        canvas = pasted(arm(patches, rng), canvas, at, top + rng.uniform(*GRIP) * height)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 

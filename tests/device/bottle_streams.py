@@ -1,4 +1,4 @@
-"""Streams of what a zone may show, of pictures that no student is trained on: where a decision's settings are chosen.
+"""Streams of what a zone may show, of pictures that none is trained on: they choose a student and its thresholds.
 
 Called by `eval_bottles.py`. An arm brings a thing into the picture and lets go of it after a while; it stands there, is
 covered for a moment, and an arm takes it away; on a plain surface, in light that changes slowly, with a camera's noise.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from bottle_pictures import REACH, SIDE, SMALLER, Picture, arm, held_back, pasted, surface
+from bottle_pictures import GRIP, REACH, SIDE, SMALLER, Picture, arm, grip, held_back, pasted, surface
 from numpy.typing import NDArray
 
 from distillnet.device.config import EventRule
@@ -26,6 +26,9 @@ STREAMS = 400
 """With a bottle, and as many without."""
 _EMPTY, _MOVES, _STANDS, _COVERED, _HOLDS = (20, 45), (8, 20), (90, 200), (5, 15), (0, 40)
 """Frames, least and most."""
+_HAND = (18, 42)
+"""Pixels."""
+Scores = list[NDArray[np.float32]]
 _THRESHOLDS = np.geomspace(0.05, 0.9, 16)
 _EXIT_SHARES = (0.8, 0.6, 0.4)
 
@@ -47,25 +50,33 @@ def streams(archive: Path) -> Iterator[Stream]:
         yield _stream(others[index % len(others)], patches, rng, bottle=False)
 
 
-def seen(student: Student, archive: Path) -> tuple[list[NDArray[np.float32]], Truth]:
-    """Return the student's scores for a bottle on every frame of every stream, and what is true."""
-    scores: list[NDArray[np.float32]] = []
+def seen(students: Sequence[Student], archive: Path) -> tuple[list[Scores], Truth]:
+    """Return each student's scores for a bottle on every frame of every stream, and what is true."""
+    scores: list[Scores] = [[] for _ in students]
     episodes: dict[str, list[tuple[int, int]]] = {}
-    for stream in streams(archive):
-        episodes[str(len(scores))] = [] if stream.bottle is None else [stream.bottle]
-        scores.append(np.array([student.scores(frame)[0] for frame in stream.frames]))
+    for index, stream in enumerate(streams(archive)):
+        episodes[str(index)] = [] if stream.bottle is None else [stream.bottle]
+        for student, rows in zip(students, scores, strict=True):
+            rows.append(np.array([student.scores(frame)[0] for frame in stream.frames]))
     return scores, Truth(event="bottle", fps=FPS, episodes=episodes)
 
 
-def chosen_rule(student: Student, archive: Path, rule: EventRule) -> tuple[EventRule, Result]:
-    """Return a rule with the thresholds of most episodes within the tolerance, less false ones; and what they give."""
-    scores, truth = seen(student, archive)
+def best(students: Sequence[Student], archive: Path, rule: EventRule) -> tuple[int, EventRule, Result]:
+    """Return which student with which thresholds has most episodes within the tolerance, less false ones; and those.
+
+    Args:
+        students: of one application.
+        archive: of the pictures that streams are made of.
+        rule: whose thresholds are chosen.
+
+    """
+    scores, truth = seen(students, archive)
     tried = []
-    for threshold, share in product(_THRESHOLDS.tolist(), _EXIT_SHARES):
+    for index, threshold, share in product(range(len(students)), _THRESHOLDS.tolist(), _EXIT_SHARES):
         thresholds = {"threshold": round(threshold, 3), "exit_threshold": round(share * threshold, 3)}
         one = rule.model_copy(update=thresholds)
-        tried.append((one, judged(student, scores, truth, one)))
-    return max(tried, key=lambda pair: worth(pair[1]))
+        tried.append((index, one, judged(students[index], scores[index], truth, one)))
+    return max(tried, key=lambda choice: worth(choice[2]))
 
 
 def worth(result: Result) -> int:
@@ -73,7 +84,7 @@ def worth(result: Result) -> int:
     return sum(match.within_tolerance for match in result.matches) - len(result.false_alarms) - result.fragments
 
 
-def judged(student: Student, scores: Sequence[NDArray[np.float32]], truth: Truth, rule: EventRule) -> Result:
+def judged(student: Student, scores: Scores, truth: Truth, rule: EventRule) -> Result:
     """Decide on scores as the daemon does, and compare with the truth."""
     decisions = Decisions([rule], lambda start_ts, key: f"{key[1]} {start_ts}")
     decisions.follow(student.card)
@@ -124,10 +135,10 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
         ]
     )
     held = _held(len(lefts), comes, moves_in, stands, rng)
-    reach, holder, grip_top = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(0.0, 0.7) * height
-    grips, gone = (lefts + reach - SIDE, -float(SIDE)) if away < 0 else (lefts + width - reach, float(SIDE))
-    arms = held * grips + (1 - held) * gone
-    hand = cv2.resize(patches[int(rng.integers(len(patches)))], (int(rng.integers(12, 28)), SIDE))
+    reach, holder, grip_top = rng.uniform(*REACH) * width, arm(patches, rng), top + rng.uniform(*GRIP) * height
+    gone = float(np.copysign(SIDE, away))
+    arms = held * grip(lefts, width, reach, from_left=away < 0) + (1 - held) * gone
+    hand = cv2.resize(patches[int(rng.integers(len(patches)))], (int(rng.integers(*_HAND)), SIDE))
     covers, begins = int(rng.integers(*_COVERED)) * (rng.random() < 0.5), comes + moves_in + int(rng.integers(stands))
     hands = np.full(len(lefts), float(SIDE))
     passing = np.linspace(-hand.shape[1], SIDE, covers)[: len(lefts) - begins]

