@@ -101,7 +101,7 @@ def essential_core(
         budget: of one picture, in the unit of `cost`.
         cost: of one layer; multiply-accumulates, or a board's milliseconds.
         most_weights: of the student, its last layer aside.
-        drop: how many blocks to drop; None = as many as the tighter of budget and `most_weights` suggests.
+        drop: how many blocks to drop; None = as many as budget and `most_weights` suggest.
         criterion: what makes a channel relevant.
         seed: of criterion `random` and the new head.
         advance: called with the number of pictures done.
@@ -117,8 +117,8 @@ def essential_core(
     rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
     uncut = layers_of(core, example)
     before = total_cost(uncut, cost)
-    share = min(budget / before, most_weights / total_cost(uncut, layer_weights))
-    number = _blocks_to_drop(share) if drop is None else drop
+    weights_share = most_weights / total_cost(uncut, layer_weights)
+    number = _blocks_to_drop(budget / before, weights_share) if drop is None else drop
     prices = {index: _price(rise, f"blocks.{index}", uncut, cost) for index, rise in rises.items()}
     dropped = _least_relevant(core, prices, number)
     core.blocks = drop_blocks(core.blocks, dropped)
@@ -167,9 +167,14 @@ def _left(name: str, groups: list[Group], remove: dict[str, list[int]]) -> Tenso
     return torch.tensor([channel for channel in range(group.channels) if channel not in gone])
 
 
-def _blocks_to_drop(share: float) -> int:
-    """Deep cuts go through whole blocks first: half-empty blocks cost nearly as much time as full ones."""
-    return 0 if share > 0.7 else 4 if share > 0.5 else 6
+def _blocks_to_drop(share: float, weights_share: float) -> int:
+    """Deep cuts go through whole blocks first: half-empty blocks cost nearly as much time as full ones.
+
+    Where only weights are many, a few blocks go nevertheless: else every layer becomes too thin to learn.
+    """
+    if share > 0.7:
+        return 0 if weights_share > 0.7 else 4
+    return 4 if share > 0.5 else 6
 
 
 def _least_relevant(core: CoreNet, prices: dict[int, float], number: int) -> list[int]:
