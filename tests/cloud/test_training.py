@@ -39,6 +39,15 @@ def student(seed=0):
     return Classifier(CoreNet(SHAPE), 16, 2), ThrowAwayHead(16, torch.nn.Linear(6, 3), 3)
 
 
+def half_still():
+    """Give a network whose first block stands still, a throw-away head, and how many pictures the block meets."""
+    torch.manual_seed(0)
+    blocks = tuple(BlockShape(8, 16, 8, 3, 1, expands=True, residual=True) for _ in range(2))
+    net, seen = Classifier(CoreNet(CoreShape(8, blocks, 16), fixed_norms=True), 16, 2), []
+    net.core.blocks[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    return net, ThrowAwayHead(16, None, 3), seen
+
+
 def test_a_student_learns_and_the_same_seed_and_steps_give_the_same_student(monkeypatch):
     monkeypatch.setattr(accelerator, "device", lambda: torch.device("cpu"))  # CUDA adds in no fixed order
     weights = []
@@ -127,12 +136,8 @@ def test_training_keeps_the_number_of_threads_that_makes_quicker_steps():
 
 
 def test_what_blocks_that_stand_still_make_of_a_picture_is_used_again_but_not_for_ever():
-    torch.manual_seed(0)
-    blocks = tuple(BlockShape(8, 16, 8, 3, 1, expands=True, residual=True) for _ in range(2))
-    net, away = Classifier(CoreNet(CoreShape(8, blocks, 16), fixed_norms=True), 16, 2), ThrowAwayHead(16, None, 3)
+    net, away, seen = half_still()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    seen = []
-    net.core.blocks[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
     material, steps, batch = lessons(), 120, 16
     distil(net, away, material, Recipe(seconds=60, steps=steps, batch=batch), seed=0)
     made = sum(seen) - 1  # one to learn its shape
@@ -146,11 +151,7 @@ def test_what_blocks_that_stand_still_make_of_a_picture_is_used_again_but_not_fo
 
 
 def test_a_picture_met_twice_in_a_batch_is_made_once():
-    torch.manual_seed(0)
-    blocks = tuple(BlockShape(8, 16, 8, 3, 1, expands=True, residual=True) for _ in range(2))
-    net, away = Classifier(CoreNet(CoreShape(8, blocks, 16), fixed_norms=True), 16, 2), ThrowAwayHead(16, None, 3)
-    seen = []
-    net.core.blocks[0].register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    net, away, seen = half_still()
     distil(net, away, lessons(count=2), Recipe(seconds=60, steps=1, batch=64), seed=0)
     assert 0 < sum(seen[1:]) <= 2 * VERSIONS
 
