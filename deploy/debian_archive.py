@@ -1,7 +1,8 @@
 """Packages of Debian 12, of any architecture, fetched with a package state of their own under `build/apt-<arch>`.
 
 The host's Debian sources and keys are used; nothing on the host changes and no root is needed. Called by
-`deploy/arm_root.py` and `deploy/debs.py`. Refuses to work where the host knows no source of that release.
+`deploy/arm_root.py`, `deploy/debs.py` and `deploy/debian_sounds.py`. Refuses to work where the host knows no source of
+that release.
 """
 
 import os
@@ -32,6 +33,24 @@ def fetch(arch: str, packages: list[str], folder: Path) -> list[Path]:
     for command in (["update"], [f"-oDir::Cache::archives={folder}", *download]):
         subprocess.run(["apt-get", "-qq", *command], check=True, env=environment, stdout=subprocess.DEVNULL)
     return sorted(folder.glob("*.deb"))
+
+
+def download(arch: str, package: str, folder: Path) -> Path:
+    """Download one package, without what it depends on, into `folder`; returns the `.deb`.
+
+    Raises:
+        ArchiveError: no apt, or no source of Debian 12 on this machine.
+        subprocess.CalledProcessError: apt failed; it has said why.
+
+    """
+    state = wheelhouse.BUILD / f"apt-{arch}"
+    environment = {**os.environ, "APT_CONFIG": str(_configuration(state, arch))}
+    if not (state / "cache" / "pkgcache.bin").exists():
+        subprocess.run(["apt-get", "-qq", "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    command = ["apt-get", "-qq", "download", package]
+    subprocess.run(command, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
+    (found,) = folder.glob("*.deb")
+    return found
 
 
 def unpack(package: Path, target: Path) -> None:

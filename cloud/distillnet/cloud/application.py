@@ -66,7 +66,8 @@ class DataSection(Strict):
         default=None, description="directory per event or teacher class, or a CSV path,label[,group]"
     )
     unlabelled: list[Path] = Field(
-        default_factory=list, description="pictures, videos, their folders, CSV path[,group]; the teacher labels them"
+        default_factory=list,
+        description="pictures, videos, their folders, CSV path[,group]; or sounds; the teacher labels them",
     )
     negatives: Path | None = Field(
         default=None, description="directory, or directory per class, of what is none of the events"
@@ -133,9 +134,12 @@ class Application(Strict):
         return self
 
     @model_validator(mode="after")
-    def _sounds_are_labelled(self) -> Self:
-        if self.application.modality == "audio" and self.data.unlabelled:
-            raise ValueError('[data] `unlabelled` is for modality = "image": a student that hears learns from labels')
+    def _the_teacher_knows_sounds_without_labels(self) -> Self:
+        unknown = [event.name for event in self.event if not event.classes]
+        if self.application.modality == "audio" and self.data.unlabelled and unknown:
+            raise ValueError(
+                f"[data] `unlabelled`: the teacher labels these sounds; event {unknown[0]!r} needs `classes`"
+            )
         return self
 
     @model_validator(mode="after")

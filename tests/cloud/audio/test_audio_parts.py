@@ -18,6 +18,7 @@ from distillnet.cloud.audio.clips import (
     audible,
     read_clips,
     read_examples,
+    read_unlabelled,
     windows_of,
 )
 from distillnet.cloud.audio.students import SIZES
@@ -159,10 +160,21 @@ def test_pictures_cannot_be_said() -> None:
         )
 
 
-def test_sounds_without_labels_are_refused_and_not_left_out_in_silence() -> None:
-    sounds = {"application": {"name": "a", "modality": "audio"}, "event": [{"name": "b", "classes": ["c"]}]}
-    with pytest.raises(ValueError, match="learns from labels"):
-        Application.model_validate(sounds | {"data": {"labelled": "c", "unlabelled": ["d"]}})
+def test_sounds_without_labels_need_a_teacher_that_knows_every_event() -> None:
+    sounds = {"application": {"name": "a", "modality": "audio"}, "data": {"labelled": "c", "unlabelled": ["d"]}}
+    events = [{"name": "b", "classes": ["c"]}, {"name": "e", "examples": "e"}]
+    assert Application.model_validate(sounds | {"event": events[:1]}).data.unlabelled == [Path("d")]
+    with pytest.raises(ValueError, match="event 'e' needs `classes`"):
+        Application.model_validate(sounds | {"event": events})
+
+
+def test_sounds_without_labels_come_from_all_folders(tmp_path: Path) -> None:
+    for name in ("a.wav", "deep/er/b.wav", "deep/notes.txt"):
+        wav(tmp_path / name, 0.5)
+    assert [clip.path.name for clip in read_unlabelled(tmp_path)] == ["a.wav", "b.wav"]
+    assert [clip.path.name for clip in read_unlabelled(tmp_path / "a.wav")] == ["a.wav"]
+    with pytest.raises(ConfigError, match=r"unlabelled: .*notes\.txt holds no sounds"):
+        read_unlabelled(tmp_path / "deep" / "notes.txt")
 
 
 def test_a_folder_without_sounds_says_what_it_expects(tmp_path: Path) -> None:
@@ -296,7 +308,8 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     known = {
         "jobs": {
-            "ten/distilled/1": student | {"windows": 10, "epochs": 1},
+            "ten/distilled/1": student | {"windows": 10, "epochs": 1, "unlabelled": 3, "unlabelled_hours": 0.5},
+            "home/labels/1": student | {"windows": 20, "epochs": 2},
             "ten/teacher/1": {"truth": ["rain"], "teacher": ["rain"], "probe": ["rain"]},
             "latency": [latency | {"engine": "native/scalar"}],
         }
@@ -306,4 +319,8 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     page = (tmp_path / "page.md").read_text()
     assert "| ten | 1 | 0.500" in page and "0.990: missed" in page and "Not run yet" in page and "ten/labels/4" in page
     assert "0.05 (0.05–0.05)" in page
-    assert "Students of `ten` were trained on 10 augmented windows for 1 epochs." in page
+    assert (
+        "Students of `ten` were distilled with 10 augmented windows, half of them from 3 sounds without labels (0.5 "
+        "hours of Debian's games); 1 epochs." in page
+    )
+    assert "Students of `home` were trained on labels alone, with 20 augmented windows; 2 epochs." in page

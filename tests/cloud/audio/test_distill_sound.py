@@ -43,6 +43,9 @@ def test_a_student_that_hears_comes_with_its_report(tmp_path: Path, monkeypatch:
         (tmp_path / "sounds" / name).mkdir(parents=True)
         for index in range(8):
             soundfile.write(tmp_path / "sounds" / name / f"{index}.wav", tone(hertz, 2.0, rng), RATE_HZ)
+    (tmp_path / "heap").mkdir()
+    for index, hertz in enumerate((400.0, 2000.0, 5000.0)):
+        soundfile.write(tmp_path / "heap" / f"{index}.wav", tone(hertz, 3.0, rng), RATE_HZ)
     (tmp_path / "classes.csv").write_text("index,mid,display_name\n0,/m/0,Low\n1,/m/1,High\n")
     (tmp_path / "tones.app.toml").write_text(f"""
         [application]
@@ -59,6 +62,7 @@ def test_a_student_that_hears_comes_with_its_report(tmp_path: Path, monkeypatch:
         classes = ["High"]
         [data]
         labelled = "sounds"
+        unlabelled = ["heap", "sounds/low/0.wav"]
         [search]
         minutes = 0.5
         steps = 60
@@ -69,4 +73,5 @@ def test_a_student_that_hears_comes_with_its_report(tmp_path: Path, monkeypatch:
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     (own,) = (row for row in report["baselines"] if row.get("chosen"))
     assert own["value"] == 1.0
+    assert {part["name"]: part["n"] for part in report["data"]} == {"own sounds": 16, "sounds without labels": 3}
     assert report["stream"]["hours"] == pytest.approx(4 / 60, abs=0.02)

@@ -14,11 +14,12 @@ _DATA = Path(os.environ.get("DISTILLNET_DATA", "../shared/data"))
 def _command(
     archive: Path = typer.Option(_DATA / "esc10-folds1-4.zip", help="ESC-10, four folds"),
     models: Path = typer.Option(_DATA / "models", help="folder of yamnet.tflite and yamnet_class_map.csv"),
+    unlabelled: Path = typer.Option(Path("build/sounds"), help="folder of sounds without labels"),
     results: Path = typer.Option(Path("docs/eval-audio.json"), help="results so far; gone on with"),
     page: Path = typer.Option(Path("docs/eval-audio.md"), help="the page written from them"),
     keep: Path = typer.Option(Path("build/eval-audio"), help="folder for the students, which later jobs listen with"),
-    windows: int = typer.Option(16000, min=100, help="augmented windows per student"),
-    epochs: int = typer.Option(24, min=1, help="of training"),
+    windows: int = typer.Option(24000, min=100, help="augmented windows per student"),
+    epochs: int = typer.Option(16, min=1, help="of training"),
     jobs: str = typer.Option("", help="ten/distilled/1, streams/home/1, latency, …, by commas [default: all]"),
     minutes: float = typer.Option(120.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
@@ -34,6 +35,8 @@ def _command(
 
     from distillnet.cloud.audio import crossval, page_of
 
+    if not unlabelled.is_dir():
+        raise ConfigError(f"there is no {unlabelled}: python deploy/debian_sounds.py {unlabelled}")
     for path in (archive, models / "yamnet.tflite"):
         if not path.is_file():
             raise ConfigError(f"there is no {path}: set DISTILLNET_DATA to the folder of the evaluation data")
@@ -42,6 +45,7 @@ def _command(
     crossval.run(
         archive,
         models,
+        unlabelled,
         results,
         keep,
         windows=windows,

@@ -21,6 +21,8 @@ from distillnet.proto.strict import ConfigError
 RATE_HZ = 16000
 BACKGROUND = "(background)"
 """The label of what lies between strong labels: none of the events."""
+UNLABELLED = "(unlabelled)"
+"""The label of a sound that nobody labelled: the teacher says what it is."""
 _TAKE = re.compile(r"[-_]?[A-Za-z]$")
 
 
@@ -65,6 +67,20 @@ def read_examples(place: Path, label: str) -> list[Clip]:
     if not found:
         raise ConfigError(f"examples of {label!r}: {place} holds no sounds ({', '.join(SUFFIXES)})")
     return [Clip(path, label, f"{label}/{_TAKE.sub('', path.stem)}", read_recording(path)) for path in found]
+
+
+def read_unlabelled(place: Path) -> list[Clip]:
+    """Read a sound without a label, or every one of a directory and the directories in it.
+
+    Raises:
+        ConfigError: there are none, or one cannot be read.
+
+    """
+    found = [place] if place.is_file() else sorted(place.rglob("*"))
+    found = [path for path in found if path.suffix.lower() in SUFFIXES]
+    if not found:
+        raise ConfigError(f"[data] unlabelled: {place} holds no sounds ({', '.join(SUFFIXES)})")
+    return [Clip(path, UNLABELLED, str(path), read_recording(path)) for path in found]
 
 
 def read_recording(path: Path) -> Samples:

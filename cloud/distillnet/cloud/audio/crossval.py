@@ -18,7 +18,8 @@ import torch
 
 from distillnet.cloud.application import TeacherSection
 from distillnet.cloud.audio import finish, lessons, streams, training
-from distillnet.cloud.audio.clips import Clip, digest_of, read_clips
+from distillnet.cloud.audio import heap as heaps
+from distillnet.cloud.audio.clips import Clip, digest_of, read_clips, read_unlabelled
 from distillnet.cloud.audio.latency import compare_latency
 from distillnet.cloud.audio.students import StudentShape, predict
 from distillnet.cloud.audio.teacher import SoundTeacher, load
@@ -54,6 +55,7 @@ FALSE_ALARMS_PER_HOUR = 1.0
 def run(
     archive: Path,
     models: Path,
+    unlabelled: Path,
     results: Path,
     keep: Path,
     *,
@@ -67,6 +69,7 @@ def run(
     Args:
         archive: `esc10-folds1-4.zip`; the first digit of a file's name is its fold.
         models: folder of `yamnet.tflite` and `yamnet_class_map.csv`.
+        unlabelled: folder of sounds without labels, which the distilled students learn from besides.
         results: JSON, gone on with.
         keep: folder for the students' files, which the later jobs listen with.
         windows: augmented windows per student.
@@ -88,12 +91,9 @@ def run(
             packed.extractall(folder)
         clips = read_clips(Path(folder))
 
-    @lru_cache(maxsize=1)  # both arms of one fold learn from the same lessons
-    def lessons_of(application: str, fold: str) -> lessons.Lessons:
-        events = APPLICATIONS[application]
-        train = [clip for clip in clips if _fold(clip) != fold and clip.label in events]
-        share = STRANGE_SHARE[application]
-        return lessons.make(train, list(events), teacher, windows, strange_share=share, seed=int(fold))
+    @lru_cache(maxsize=1)  # all folds of an application
+    def heap_of(application: str) -> heaps.Heap:
+        return heaps.listen(read_unlabelled(unlabelled), _columns(teacher, APPLICATIONS[application]), teacher)
 
     for job in jobs or every_job():
         if job in _known(results)["jobs"]:
@@ -109,7 +109,8 @@ def run(
         elif rest[0] == "teacher":
             found = baselines(clips, teacher, what, rest[1])
         else:
-            found = student(clips, teacher, what, rest[0], rest[1], keep, lessons_of(what, rest[1]), epochs=epochs)
+            heap = heap_of(what) if rest[0] == "distilled" else None
+            found = student(clips, teacher, what, rest[0], rest[1], keep, heap, windows=windows, epochs=epochs)
         latest = _known(results)
         latest["jobs"][job] = found
         latest["data"] = {"name": archive.name, "digest": digest_of(clips), "clips": len(clips)}
@@ -132,15 +133,18 @@ def student(
     arm: str,
     fold: str,
     keep: Path,
-    taught: lessons.Lessons,
+    heap: heaps.Heap | None,
     *,
+    windows: int,
     epochs: int,
 ) -> dict[str, Any]:
-    """Train one student on the other folds and hear the held-out one; int8, in the engine."""
+    """Train one student on the other folds, and a heap, and hear the held-out fold; int8, in the engine."""
     events = APPLICATIONS[application]
     train = [clip for clip in clips if _fold(clip) != fold and clip.label in events]
     test = [clip for clip in clips if _fold(clip) == fold]
     seed = int(fold)
+    share = STRANGE_SHARE[application]
+    taught = lessons.make(train, list(events), teacher, windows, heap=heap, strange_share=share, seed=seed)
     begun = time.monotonic()
     recipe = training.Recipe(epochs=epochs, distilled=arm == "distilled")
     network = training.train(taught, StudentShape(), recipe, seed=seed)
@@ -169,6 +173,8 @@ def student(
         "float": [events[int(p[: len(events)].argmax())] for p in whole],
         "bytes": len(packed),
         "train_clips": len(train),
+        "unlabelled": 0 if heap is None else len(heap.sounds),
+        "unlabelled_hours": 0.0 if heap is None else round(heap.hours, 2),
         "windows": len(taught.features),
         "epochs": epochs,
         "seconds": round(seconds, 1),

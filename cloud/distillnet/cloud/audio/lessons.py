@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from distillnet.cloud.audio import augment
 from distillnet.cloud.audio.clips import Clip, audible, windows_of
+from distillnet.cloud.audio.heap import Heap
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher, train_head
 from distillnet.engine.frontend import LogMel
 from distillnet.engine.log_mel import Samples
@@ -34,6 +35,8 @@ FRONT_END = AudioInput(
 """64 rows a window: as many as the engine's front-end analyses in four goes; a window lasts as long as YAMNet's."""
 MIXED_SHARE = 0.5
 """Of windows in which a second clip sounds under the first; the teacher answers for the very mixture."""
+HEAP_SHARE = 0.5
+"""Of windows that come from the heap, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,20 @@ def make(
     teacher: SoundTeacher,
     count: int,
     *,
+    heap: Heap | None = None,
     strange_share: float = 0.0,
     seed: int = 0,
     spec: AudioInput = FRONT_END,
 ) -> Lessons:
-    """Make `count` windows from the clips.
+    """Make `count` windows from the clips and the heap; those from the heap come last.
 
     Args:
         clips: the training clips; labels that are no event are `other`.
         events: the K events' names.
         teacher: answers for every window.
         count: of windows.
-        strange_share: of windows that are invented sounds, noise or estranged clips: all `other`.
+        heap: sounds without labels, or none; the teacher says what they are.
+        strange_share: of the clips' windows that are invented sounds, noise or estranged clips: all `other`.
         seed: of everything random.
         spec: the front-end; its mean and scale are measured here.
 
@@ -128,17 +133,23 @@ def make(
     by_label = [np.flatnonzero(labels == label) for label in range(outputs) if np.any(labels == label)]
     windows = np.zeros((count, span_samples(spec)), np.float32)
     truth = np.zeros((count, outputs), np.float32)
-    strange = rng.random(count) < strange_share
+    own = count if heap is None else count - round(count * HEAP_SHARE)
+    strange = (rng.random(count) < strange_share) & (np.arange(count) < own)
     for index in range(count):
-        windows[index], truth[index] = _one(
-            clips, labels, by_label, bool(strange[index]), windows.shape[1], outputs, rng
-        )
+        if heap is not None and index >= own:
+            windows[index] = _from_heap(heap, windows.shape[1], rng)
+        else:
+            windows[index], truth[index] = _one(
+                clips, labels, by_label, bool(strange[index]), windows.shape[1], outputs, rng
+            )
     logits, embedding = teacher.hear(for_teacher(windows, teacher))
     head = teacher_head(clips, [*events, *_others(clips, events)], teacher, spec, seed)
     with torch.inference_mode():
         said = torch.softmax(head(torch.from_numpy(embedding)), 1).numpy()
     taught = np.concatenate([said[:, : len(events)], said[:, len(events) :].sum(1, keepdims=True)], axis=1)
     taught[strange] = truth[strange]
+    if heap is not None:
+        taught[own:] = truth[own:] = heap.answers(taught[own:], teacher.probabilities(logits[own:]))
     features = features_of(windows, spec)
     measured = spec.model_copy(update={"mean": float(features.mean()), "scale": float(features.std() * 2)})
     return Lessons(
@@ -191,3 +202,10 @@ def _one(
         share[label] -= weight
         share[other] += weight
     return augment.shaken(sound, rng), share
+
+
+def _from_heap(heap: Heap, length: int, rng: np.random.Generator) -> Samples:
+    sound = heap.draw(length, rng)
+    if rng.random() < MIXED_SHARE:
+        sound = augment.mixed(sound, heap.draw(length, rng), rng.uniform(0.0, 20.0))
+    return augment.shaken(sound, rng)

@@ -65,13 +65,20 @@ def _accuracy(jobs: dict[str, Any]) -> str:
     missing = [job for job in every_job() if job not in jobs]
     if missing:
         lines.append(f"\nNot run yet (the command goes on where it stopped): {', '.join(missing)}.")
-    recipes: dict[tuple[int, int], set[str]] = {}
+    recipes: dict[tuple[str, int, int, int, float], set[str]] = {}
     for job, found in jobs.items():
         if "windows" in found:
-            recipes.setdefault((found["windows"], found["epochs"]), set()).add(job.partition("/")[0])
-    for (windows, epochs), applications in sorted(recipes.items()):
+            application, arm, _ = job.split("/")
+            heap = (found.get("unlabelled", 0), found.get("unlabelled_hours", 0.0))
+            recipes.setdefault((arm, found["windows"], found["epochs"], *heap), set()).add(application)
+    for (arm, windows, epochs, sounds, hours), applications in sorted(recipes.items()):
         names = ", ".join(f"`{name}`" for name in APPLICATIONS if name in applications)
-        lines.append(f"\nStudents of {names} were trained on {windows} augmented windows for {epochs} epochs.")
+        taught = {"distilled": "distilled", "labels": "trained on labels alone,"}[arm]
+        unlabelled = f", half of them from {sounds} sounds without labels ({hours} hours of Debian's games)"
+        lines.append(
+            f"\nStudents of {names} were {taught} with {windows} augmented windows{unlabelled if sounds else ''}; "
+            f"{epochs} epochs."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,8 @@ from distillnet.cloud import application as applications
 from distillnet.cloud import boards, report
 from distillnet.cloud.application import Application
 from distillnet.cloud.audio import finish, lessons, speech, streams, training
-from distillnet.cloud.audio.clips import Clip, digest_of, read_clips, read_examples
+from distillnet.cloud.audio import heap as heaps
+from distillnet.cloud.audio.clips import UNLABELLED, Clip, digest_of, read_clips, read_examples, read_unlabelled
 from distillnet.cloud.audio.latency import compare_latency
 from distillnet.cloud.audio.students import SIZES, DsCnn, StudentShape, predict
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher, load
@@ -89,13 +90,15 @@ def distill(
     events = [event.name for event in application.event]
     with steps.step("data", "reading sounds"):
         teacher = load(application.teacher, path.parent)
-        for event in application.event:
-            teacher.classes.resolve(event.classes, event=event.name)
+        columns = [teacher.classes.resolve(event.classes, event=event.name) for event in application.event]
         shape = _shape(application, path.parent, len(events) + 1)
-        split = _divide(_clips(application, path.parent, seed), events, application, seed)
+        clips = _clips(application, path.parent, seed)
+        split = _divide(clips, events, application, seed)
+        unlabelled = _unlabelled(application, path.parent, clips)
     count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS))
     with steps.step("teacher", f"teacher hears {count} windows"):
-        taught = lessons.make(split.train, events, teacher, count, strange_share=STRANGE_SHARE, seed=seed)
+        heap = heaps.listen(unlabelled, columns, teacher) if unlabelled else None
+        taught = lessons.make(split.train, events, teacher, count, heap=heap, strange_share=STRANGE_SHARE, seed=seed)
     with steps.step("distillation", "distillation"):
         recipe = training.Recipe(seconds=minutes * 60 * TRAINING_SHARE)
         if application.search.steps is not None:
@@ -107,7 +110,7 @@ def distill(
         validation = _hear(split.validation, events, taught)
         test = _hear(split.test, events, taught)
         logits = converted.logits(validation.features)
-        data = _data([*split.train, *split.validation, *split.test])
+        data = _data([*clips, *unlabelled])
         parts: dict[str, Any] = {
             "application": application.application.name,
             "events": [(event.name, event.classes) for event in application.event],
@@ -218,11 +221,21 @@ def _clips(application: Application, base: Path, seed: int) -> list[Clip]:
     return clips + (speech.spoken(keywords, language=application.data.language, seed=seed) if keywords else [])
 
 
+def _unlabelled(application: Application, base: Path, labelled: list[Clip]) -> list[Clip]:
+    """Read what nobody labelled; a file that is labelled is left out, lest a held-out sound teaches."""
+    known = {clip.path.resolve() for clip in labelled}
+    found = [clip for place in application.data.unlabelled for clip in read_unlabelled(locate(place, base))]
+    return [clip for clip in found if clip.path.resolve() not in known]
+
+
 def _data(clips: list[Clip]) -> list[DataInfo]:
-    """Say what was recorded and what a synthesiser said."""
-    parts = (("own sounds", False), ("said by espeak-ng (synthetic)", True))
-    by_part = [(name, [clip for clip in clips if clip.synthetic == synthetic]) for name, synthetic in parts]
-    return [DataInfo(name=name, digest=digest_of(own), n=len(own)) for name, own in by_part if own]
+    """Say what was recorded, what a synthesiser said, and what had no label."""
+    parts = {
+        "own sounds": [clip for clip in clips if not clip.synthetic and clip.label != UNLABELLED],
+        "said by espeak-ng (synthetic)": [clip for clip in clips if clip.synthetic],
+        "sounds without labels": [clip for clip in clips if clip.label == UNLABELLED],
+    }
+    return [DataInfo(name=name, digest=digest_of(own), n=len(own)) for name, own in parts.items() if own]
 
 
 def _divide(clips: list[Clip], events: list[str], application: Application, seed: int) -> _Split:

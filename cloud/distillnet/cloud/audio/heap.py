@@ -1,0 +1,126 @@
+"""A heap of sounds nobody labelled: where in it the teacher hears an event, windows of it, and what they are.
+
+Most of a heap holds nothing an application asks for. The teacher hears all of it once; most windows are then drawn
+where it heard an event, every event as often as any other. That balance is what makes a heap worth hearing: windows
+from anywhere taught students nothing (docs/adr/0017-ears-learn-from-unlabelled-sounds.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distillnet.cloud.audio import augment
+from distillnet.cloud.audio.clips import RATE_HZ, Clip, audible, windows_of
+from distillnet.cloud.audio.teacher import Floats, SoundTeacher
+from distillnet.engine.log_mel import Samples
+from distillnet.proto.strict import ConfigError
+
+EVENT_SHARE = 0.6
+"""Of sounds drawn where the teacher heard an event; the others come from anywhere."""
+HEARD = 0.3
+"""The teacher's probability of one of an event's classes from which a place is one of the event."""
+SURE = 0.5
+"""The probability from which a window certainly holds an event; below, it is `other` in proportion."""
+JITTER_S = 0.25
+SHORTEST_S = 0.25
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the teacher heard one event: sound `sound[i]`, at sample `begin[i]`, drawn with probability `weight[i]`."""
+
+    sound: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Heap:
+    """Sounds without labels, and where in them each event was heard."""
+
+    sounds: tuple[Samples, ...]
+    weight: NDArray[np.float64]
+    """Of each sound when one is drawn from anywhere."""
+    places: tuple[_Places, ...]
+    """Of every event that was heard at all."""
+    columns: tuple[tuple[int, ...], ...]
+    """The teacher's classes of each event."""
+
+    @property
+    def hours(self) -> float:
+        """How long all sounds are together."""
+        return sum(map(len, self.sounds)) / RATE_HZ / 3600
+
+    def draw(self, length: int, rng: np.random.Generator) -> Samples:
+        """Return a stretch of a sound, played at another speed half of the time, float32 (length,)."""
+        factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
+        needed = int(length * factor) + 1
+        if self.places and rng.random() < EVENT_SHARE:
+            places = self.places[int(rng.integers(len(self.places)))]
+            index = int(rng.choice(len(places.sound), p=places.weight))
+            sound = self.sounds[places.sound[index]]
+            begin = int(places.begin[index] + rng.uniform(-JITTER_S, JITTER_S) * RATE_HZ)
+            begin = max(0, min(begin, len(sound) - needed))
+            sound = sound[begin : begin + needed]
+        else:
+            sound = self.sounds[int(rng.choice(len(self.sounds), p=self.weight))]
+        return augment.at_speed(augment.window_from(sound, needed, rng), factor, length)
+
+    def answers(self, said: Floats, probabilities: Floats) -> Floats:
+        """Return what windows are: the head's answer as far as the teacher hears an event at all, else `other`.
+
+        Args:
+            said: what the head on the teacher's features says, float32 (N, K+1), sums 1.
+            probabilities: the teacher's own classes, float32 (N, C).
+
+        """
+        heard = np.minimum(1.0, _strongest(probabilities, self.columns).max(1, keepdims=True) / SURE)
+        events = said[:, :-1] * heard
+        return np.concatenate([events, 1.0 - events.sum(1, keepdims=True)], axis=1).astype(np.float32)
+
+
+def listen(clips: Sequence[Clip], columns: Sequence[Sequence[int]], teacher: SoundTeacher) -> Heap:
+    """Let the teacher hear a heap.
+
+    Args:
+        clips: the sounds; their labels are not looked at. What is silent or too short is left out.
+        columns: the teacher's classes of each event.
+        teacher: one that has classes.
+
+    Raises:
+        ConfigError: nothing is left.
+
+    """
+    sounds: list[Samples] = []
+    which, begins, probabilities = [], [], []
+    for clip in clips:
+        windows = windows_of(clip.samples, teacher.samples, teacher.samples // 2)
+        loud = np.flatnonzero(audible(windows))
+        if len(loud) == 0 or len(clip.samples) < SHORTEST_S * RATE_HZ:
+            continue
+        logits, _ = teacher.hear(windows[loud])
+        probabilities.append(teacher.probabilities(logits))
+        which.append(np.full(len(loud), len(sounds)))
+        begins.append(loud * (teacher.samples // 2))
+        sounds.append(clip.samples)
+    if not sounds:
+        raise ConfigError(f"[data] unlabelled: every sound is silent or shorter than {SHORTEST_S:g} s")
+    heard = _strongest(np.concatenate(probabilities), columns) >= HEARD
+    sound, begin = np.concatenate(which), np.concatenate(begins)
+    places = [_places(sound[own], begin[own]) for own in heard.T if own.any()]
+    lengths = np.sqrt([len(samples) for samples in sounds])
+    return Heap(tuple(sounds), lengths / lengths.sum(), tuple(places), tuple(map(tuple, columns)))
+
+
+def _places(sound: NDArray[np.int64], begin: NDArray[np.int64]) -> _Places:
+    """A sound that goes on for long is drawn more often than a short one, but not in proportion."""
+    _, inverse, counts = np.unique(sound, return_inverse=True, return_counts=True)
+    weight = 1 / np.sqrt(counts[inverse])
+    return _Places(sound, begin, weight / weight.sum())
+
+
+def _strongest(probabilities: Floats, columns: Sequence[Sequence[int]]) -> Floats:
+    """Return the strongest class of each event, float32 (N, K)."""
+    return np.stack([probabilities[:, list(own)].max(1) for own in columns], axis=1)
