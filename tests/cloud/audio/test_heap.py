@@ -63,6 +63,13 @@ def test_half_of_the_lessons_come_from_the_heap_and_are_answered_by_the_teacher(
     assert (others[:, 2] > 0.9).all() and np.array_equal(others, taught.truth[20:])
 
 
+def test_strangers_are_sounds_without_an_event() -> None:
+    rng = np.random.default_rng(0)
+    clips = [sound(None, 7.0, rng), sound(LOW, 1.0, rng), sound(None, 0.5, rng)]
+    strangers = heaps.listen(clips, [(0,), (1,)], TEACHER).strangers(5, rng)
+    assert sorted(map(len, strangers)) == [RATE_HZ // 2, 5 * RATE_HZ]
+
+
 def test_a_heap_of_silence_is_refused() -> None:
     silent = Clip(Path("a.wav"), UNLABELLED, "a", np.zeros(RATE_HZ, np.float32))
     short = sound(LOW, 0.1, np.random.default_rng(0))

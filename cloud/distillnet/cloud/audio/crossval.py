@@ -103,7 +103,7 @@ def run(
         what, *rest = job.split("/")
         found: Any
         if what == "streams":
-            found = stream(clips, teacher, rest[0], rest[1], keep)
+            found = stream(clips, teacher, rest[0], rest[1], keep, heap_of(rest[0]))
         elif what == "latency":
             found = latency(teacher, keep)
         elif rest[0] == "teacher":
@@ -182,7 +182,7 @@ def student(
 
 
 def stream(
-    clips: Sequence[Clip], teacher: SoundTeacher, application: str, fold: str, keep: Path
+    clips: Sequence[Clip], teacher: SoundTeacher, application: str, fold: str, keep: Path, heap: heaps.Heap
 ) -> dict[str, dict[str, Any]]:
     """Let a student, and the teacher as it is, listen to an hour of the held-out fold."""
     events = APPLICATIONS[application]
@@ -192,7 +192,7 @@ def stream(
     spec = listener.card.input
     assert isinstance(spec, AudioInput)
     hears = streams.student_hears(listener)
-    enter = streams.thresholds(hears, train, events, per_hour=FALSE_ALARMS_PER_HOUR, seed=int(fold))
+    enter = streams.thresholds(hears, train, events, per_hour=FALSE_ALARMS_PER_HOUR, seed=int(fold), heap=heap)
     found = {"student": streams.evaluate(hears, enter, test, events, seed=int(fold))}
     hears = streams.teacher_hears(teacher, _columns(teacher, events), spec.stride_frames * spec.hop_samples)
     return found | {"teacher": streams.evaluate(hears, [0.5] * len(events), test, events, seed=int(fold))}

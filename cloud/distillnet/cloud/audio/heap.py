@@ -21,6 +21,8 @@ EVENT_SHARE = 0.6
 """Of sounds drawn where the teacher heard an event; the others come from anywhere."""
 HEARD = 0.3
 """The teacher's probability of one of an event's classes from which a place is one of the event."""
+HARDLY = 0.1
+"""The probability below which everywhere a sound is no event."""
 SURE = 0.5
 """The probability from which a window certainly holds an event; below, it is `other` in proportion."""
 JITTER_S = 0.25
@@ -43,6 +45,8 @@ class Heap:
     sounds: tuple[Samples, ...]
     weight: NDArray[np.float64]
     """Of each sound when one is drawn from anywhere."""
+    strange: NDArray[np.int64]
+    """The sounds in which the teacher hardly hears an event anywhere."""
     places: tuple[_Places, ...]
     """Of every event that was heard at all."""
     columns: tuple[tuple[int, ...], ...]
@@ -67,6 +71,11 @@ class Heap:
         else:
             sound = self.sounds[int(rng.choice(len(self.sounds), p=self.weight))]
         return augment.at_speed(augment.window_from(sound, needed, rng), factor, length)
+
+    def strangers(self, count: int, rng: np.random.Generator) -> list[Samples]:
+        """Return stretches of up to 5 s of sounds that are no event, as many as there are, up to `count`."""
+        chosen = rng.permutation(self.strange)[:count]
+        return [augment.window_from(self.sounds[i], min(len(self.sounds[i]), 5 * RATE_HZ), rng) for i in chosen]
 
     def answers(self, said: Floats, probabilities: Floats) -> Floats:
         """Return what windows are: the head's answer as far as the teacher hears an event at all, else `other`.
@@ -107,11 +116,12 @@ def listen(clips: Sequence[Clip], columns: Sequence[Sequence[int]], teacher: Sou
         sounds.append(clip.samples)
     if not sounds:
         raise ConfigError(f"[data] unlabelled: every sound is silent or shorter than {SHORTEST_S:g} s")
-    heard = _strongest(np.concatenate(probabilities), columns) >= HEARD
+    heard = _strongest(np.concatenate(probabilities), columns)
     sound, begin = np.concatenate(which), np.concatenate(begins)
-    places = [_places(sound[own], begin[own]) for own in heard.T if own.any()]
+    places = [_places(sound[own], begin[own]) for own in heard.T >= HEARD if own.any()]
+    strange = np.setdiff1d(np.arange(len(sounds)), sound[heard.max(1) >= HARDLY])
     lengths = np.sqrt([len(samples) for samples in sounds])
-    return Heap(tuple(sounds), lengths / lengths.sum(), tuple(places), tuple(map(tuple, columns)))
+    return Heap(tuple(sounds), lengths / lengths.sum(), strange, tuple(places), tuple(map(tuple, columns)))
 
 
 def _places(sound: NDArray[np.int64], begin: NDArray[np.int64]) -> _Places:

@@ -113,9 +113,9 @@ def _streams(jobs: dict[str, Any]) -> str:
         "## Streams: recall against false alarms per hour\n",
         "An hour for each fold and application: held-out clips at 20, 10 and 0 dB over coloured noise, clips of the "
         "five classes never trained on between them, 3–9 s apart; the median of three decisions, two a second. "
-        "Thresholds are chosen on a stream of training clips, invented and distorted sounds, for "
-        f"{FALSE_ALARMS_PER_HOUR:g} false alarm an hour; what follows is what they give on the test streams. F1 is "
-        f"micro-averaged: by onset within {COLLAR_S:g} s, and by second.\n",
+        "Thresholds are chosen on a stream of training clips, invented and distorted sounds, and sounds without labels "
+        f"in which the teacher hears no event, for {FALSE_ALARMS_PER_HOUR:g} false alarm an hour; what follows is what "
+        f"they give on the test streams. F1 is micro-averaged: by onset within {COLLAR_S:g} s, and by second.\n",
         "| application | hours | sounds | false alarms/h | recall | at 20 dB | 10 dB | 0 dB | F1, onsets | "
         "F1, seconds | delay |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -131,7 +131,7 @@ def distill(
         if budget.false_alarm_rate is None:
             per_hour = budget.false_alarms_per_hour or DEFAULT_FALSE_ALARMS_PER_HOUR
             enter = streams.thresholds(
-                hears, split.validation, events, per_hour=per_hour, seed=seed, minutes=streams.MINUTES
+                hears, split.validation, events, per_hour=per_hour, seed=seed, heap=heap, minutes=streams.MINUTES
             )
             decision = Decision(decision.temperature, tuple(enter), tuple(value * EXIT_RATIO for value in enter))
     with steps.step("baselines", "latency and baselines"):

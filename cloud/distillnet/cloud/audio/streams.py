@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from distillnet.cloud.audio import augment
 from distillnet.cloud.audio.clips import RATE_HZ, Clip
+from distillnet.cloud.audio.heap import Heap
 from distillnet.cloud.audio.teacher import Floats, SoundTeacher
 from distillnet.engine.frontend import Listener
 from distillnet.engine.log_mel import Samples
@@ -113,20 +114,32 @@ def teacher_hears(teacher: SoundTeacher, columns: Sequence[Sequence[int]], strid
 
 
 def thresholds(
-    hear: Hear, clips: Sequence[Clip], events: Sequence[str], *, per_hour: float, seed: int, minutes: float = MINUTES
+    hear: Hear,
+    clips: Sequence[Clip],
+    events: Sequence[str],
+    *,
+    per_hour: float,
+    seed: int,
+    heap: Heap | None = None,
+    minutes: float = MINUTES,
 ) -> list[float]:
     """Choose each event's threshold on a stream: the lowest that keeps its part of `per_hour` false alarms.
 
     Args:
         hear: who listens.
-        clips: sounds that are not test data; strangers are added, one for every clip.
+        clips: sounds that are not test data; strangers are added, one for every clip, and as many from the heap.
         events: the K events' names.
         per_hour: false alarms borne, of all events together.
         seed: of the stream.
-        minutes: of it.
+        heap: sounds without labels, or none.
+        minutes: of the stream.
 
     """
-    stream, truths = build([*clips, *strangers(clips, len(clips), seed)], seed + 1000, minutes)
+    strange = strangers(clips, len(clips), seed)
+    if heap is not None:
+        found = heap.strangers(len(clips), np.random.default_rng(seed))
+        strange += [Clip(Path(f"heap-{index}"), "", f"heap-{index}", sound) for index, sound in enumerate(found)]
+    stream, truths = build([*clips, *strange], seed + 1000, minutes)
     times, scores = hear(stream)
     smooth = _median(scores, SMOOTHED)
     most = per_hour / len(events) * minutes / 60
