@@ -95,7 +95,7 @@ def distill(
         clips = _clips(application, path.parent, seed)
         split = _divide(clips, events, application, seed)
         unlabelled = _unlabelled(application, path.parent, clips)
-    count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS))
+    count = int(np.clip(minutes * WINDOWS_PER_MINUTE, 300, MOST_WINDOWS)) * (2 if unlabelled else 1)
     with steps.step("teacher", f"teacher hears {count} windows"):
         heap = heaps.listen(unlabelled, columns, teacher) if unlabelled else None
         taught = lessons.make(split.train, events, teacher, count, heap=heap, strange_share=STRANGE_SHARE, seed=seed)
