@@ -19,7 +19,7 @@ def _command(
     page: Path = typer.Option(Path("docs/eval-audio.md"), help="the page written from them"),
     keep: Path = typer.Option(Path("build/eval-audio"), help="folder for the students, which later jobs listen with"),
     windows: int = typer.Option(24000, min=100, help="augmented windows per student"),
-    epochs: int = typer.Option(16, min=1, help="of training"),
+    epochs: int = typer.Option(0, min=0, help="of training; 0 = each application's own"),
     jobs: str = typer.Option("", help="ten/distilled/1, streams/home/1, latency, …, by commas [default: all]"),
     minutes: float = typer.Option(120.0, min=0.0, help="start no further job after so long"),
     threads: int = typer.Option(0, min=0, help="of torch; 0 = as torch chooses"),
