@@ -112,8 +112,8 @@ def run(
             found = baselines(clips, teacher, what, rest[1])
         else:
             heap = heap_of(what) if rest[0] == "distilled" else None
-            longest = epochs or EPOCHS[what]
-            found = student(clips, teacher, what, rest[0], rest[1], keep, heap, windows=windows, epochs=longest)
+            passes = epochs or EPOCHS[what]
+            found = student(clips, teacher, what, rest[0], rest[1], keep, heap, windows=windows, epochs=passes)
         latest = _known(results)
         latest["jobs"][job] = found
         latest["data"] = {"name": archive.name, "digest": digest_of(clips), "clips": len(clips)}
