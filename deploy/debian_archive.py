@@ -26,12 +26,9 @@ def fetch(arch: str, packages: list[str], folder: Path) -> list[Path]:
         subprocess.CalledProcessError: apt failed; it has said why.
 
     """
-    state = wheelhouse.BUILD / f"apt-{arch}"
-    environment = {**os.environ, "APT_CONFIG": str(_configuration(state, arch))}
     (folder / "partial").mkdir(parents=True, exist_ok=True)
     download = ["install", "-y", "--download-only", "--no-install-recommends", *packages]
-    for command in (["update"], [f"-oDir::Cache::archives={folder}", *download]):
-        subprocess.run(["apt-get", "-qq", *command], check=True, env=environment, stdout=subprocess.DEVNULL)
+    _apt_get(arch, [f"-oDir::Cache::archives={folder.resolve()}", *download], folder)
     return sorted(folder.glob("*.deb"))
 
 
@@ -43,12 +40,7 @@ def download(arch: str, package: str, folder: Path) -> Path:
         subprocess.CalledProcessError: apt failed; it has said why.
 
     """
-    state = wheelhouse.BUILD / f"apt-{arch}"
-    environment = {**os.environ, "APT_CONFIG": str(_configuration(state, arch))}
-    if not (state / "cache" / "pkgcache.bin").exists():
-        subprocess.run(["apt-get", "-qq", "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
-    command = ["apt-get", "-qq", "download", package]
-    subprocess.run(command, check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
+    _apt_get(arch, ["download", package], folder)
     (found,) = folder.glob("*.deb")
     return found
 
@@ -56,6 +48,14 @@ def download(arch: str, package: str, folder: Path) -> Path:
 def unpack(package: Path, target: Path) -> None:
     """Put a package's files under `target`; none of its scripts runs."""
     subprocess.run(["dpkg", "-x", package, target], check=True)
+
+
+def _apt_get(arch: str, command: list[str], folder: Path) -> None:
+    """Run one command of apt in `folder`, with fresh lists."""
+    configuration = _configuration(wheelhouse.BUILD / f"apt-{arch}", arch)
+    environment = {**os.environ, "APT_CONFIG": str(configuration)}
+    for own in (["update"], command):
+        subprocess.run(["apt-get", "-qq", *own], check=True, env=environment, cwd=folder, stdout=subprocess.DEVNULL)
 
 
 def _configuration(state: Path, arch: str) -> Path:

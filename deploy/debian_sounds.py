@@ -18,7 +18,8 @@ from pathlib import Path
 
 import debian_archive
 import soundfile
-import wheelhouse
+
+from distillnet.engine.sound import SUFFIXES
 
 PACKAGES = (
     "0ad-data",
@@ -53,7 +54,6 @@ PACKAGES = (
     "wesnoth-1.16-data",
     "widelands-data",
 )
-SOUNDS = (".flac", ".mp3", ".oga", ".ogg", ".wav")
 ARCHIVES = (".zip", ".wz")
 SHORTEST_S = 0.1
 LEFT_OUT = re.compile(
@@ -70,10 +70,11 @@ def fill(folder: Path) -> int:
         subprocess.CalledProcessError: a package cannot be fetched or unpacked.
 
     """
+    folder.mkdir(parents=True)
     digests: set[bytes] = set()
     for index, package in enumerate(PACKAGES, 1):
         print(f"{index} of {len(PACKAGES)}: {package}", file=sys.stderr)  # noqa: T201
-        with tempfile.TemporaryDirectory(prefix="sounds-", dir=wheelhouse.BUILD) as place:
+        with tempfile.TemporaryDirectory(prefix="sounds-", dir=folder) as place:
             deb = debian_archive.download("amd64", package, Path(place))
             for name, data in _sounds(deb):
                 digest = hashlib.sha256(data).digest()
@@ -81,7 +82,7 @@ def fill(folder: Path) -> int:
                     continue
                 digests.add(digest)
                 target = folder / package / f"{digest.hex()[:12]}-{Path(name).name.lower()}"
-                target.parent.mkdir(parents=True, exist_ok=True)
+                target.parent.mkdir(exist_ok=True)
                 target.write_bytes(data)
     return len(digests)
 
@@ -110,7 +111,7 @@ def _packed(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _is_sound(name: str) -> bool:
-    return name.lower().endswith(SOUNDS) and not LEFT_OUT.search(name)
+    return name.lower().endswith(SUFFIXES) and not LEFT_OUT.search(name)
 
 
 def _can_be_heard(data: bytes) -> bool:

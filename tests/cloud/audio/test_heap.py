@@ -17,7 +17,7 @@ LENGTH = lessons.span_samples(lessons.FRONT_END)
 
 
 def hear(windows: Floats) -> tuple[Floats, Floats]:
-    """How much of a window's power lies within a fifth of either pitch."""
+    """How much of a window's power lies within a quarter of either pitch."""
     power = np.square(np.abs(np.fft.rfft(windows)))
     hertz = np.fft.rfftfreq(windows.shape[1], 1 / RATE_HZ)
     near = [power[:, np.abs(hertz - pitch) < pitch / 4].sum(1) for pitch in (LOW, HIGH)]
