@@ -1,4 +1,4 @@
-"""Hours of sounds nobody labelled, out of Debian's games and toys, for `make eval-audio`.
+"""Hours of sounds nobody labelled, out of Debian's games, toys and samples, for `make eval-audio`.
 
 Called with the folder to fill; what is there already is left alone. The packages' licences are free; nothing of them is
 kept in the repository. Music and voices are left out, and of files with the same bytes all but one.
@@ -24,10 +24,16 @@ from distillnet.engine.sound import SUFFIXES
 PACKAGES = (
     "0ad-data",
     "7kaa-data",
+    "ardentryst",
+    "atanks-data",
     "boswars-data",
+    "btanks-data",
     "bzflag-data",
+    "caveexpress-data",
     "colobot-common-sounds",
     "crrcsim-data",
+    "csoundqt-examples",
+    "cube2-data",
     "endless-sky-data",
     "extremetuxracer-data",
     "flare-game",
@@ -35,29 +41,43 @@ PACKAGES = (
     "freedroidrpg-data",
     "hedgewars-data",
     "lincity-ng-data",
+    "lugaru-data",
     "manaplus-data",
     "marsshooter-data",
     "megaglest-data",
     "minetest-data",
     "minetest-mod-homedecor",
     "minetest-mod-mobs-redo",
+    "netpanzer-data",
+    "openarena-data",
     "opencity-data",
     "oxygen-sounds",
+    "planetblupi-common",
+    "plee-the-bear-data",
     "pysiogame",
+    "python3-pyo",
+    "qabcs-data",
+    "redeclipse-data",
+    "scorched3d-data",
     "scratch",
+    "searchandrescue-data",
+    "simutrans-pak64",
     "sonic-pi-samples",
     "supertux-data",
     "trigger-rally-data",
+    "triplea",
     "tuxfootball",
     "tuxpaint-stamps-default",
+    "warmux-data",
     "warzone2100-data",
     "wesnoth-1.16-data",
     "widelands-data",
+    "wordwarvi-sound",
 )
-ARCHIVES = (".zip", ".wz")
+ARCHIVES = (".zip", ".wz", ".pk3")
 SHORTEST_S = 0.1
 LEFT_OUT = re.compile(
-    r"/(music|songs|soundtrack|voices?|voice_samples|speech|tutorial|memressp|sequenceaudio|alphabets|mk-viii)/|_desc",
+    r"/(music|songs|soundtrack|voices?|voice_samples|speech|tutorial|memressp|sequenceaudio|alphabets|words|mk-viii)/|_desc",
     re.IGNORECASE,
 )
 

@@ -219,9 +219,9 @@ def rss_mb(pid: int) -> float:
 class Turn:
     """A process that is stopped unless it is its turn."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], stderr: int = subprocess.DEVNULL) -> None:
         """Start it, leave it time to settle, and stop it."""
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
         time.sleep(_START_S)
         self.tell(signal.SIGSTOP)
 

@@ -321,6 +321,6 @@ def test_the_page_says_what_was_not_run(tmp_path: Path) -> None:
     assert "0.05 (0.05–0.05)" in page
     assert (
         "Students of `ten` were distilled with 10 augmented windows, half of them from 3 sounds without labels (0.5 "
-        "hours of Debian's games); 1 epochs." in page
+        "hours out of Debian's packages); 1 epochs." in page
     )
     assert "Students of `home` were trained on labels alone, with 20 augmented windows; 2 epochs." in page

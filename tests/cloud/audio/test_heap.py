@@ -46,10 +46,18 @@ def test_windows_lie_where_the_teacher_heard_an_event() -> None:
 def test_what_the_teacher_does_not_hear_is_other() -> None:
     rng = np.random.default_rng(0)
     heap = heaps.listen([sound(LOW, 1.0, rng)], [(0,), (1,)], TEACHER)
-    said = np.array([[0.9, 0.1, 0.0]] * 3, np.float32)
-    answers = heap.answers(said, np.array([[0.8, 0.0], [0.25, 0.1], [0.0, 0.0]], np.float32))
+    said = np.array([[0.8, 0.0, 0.2]] * 3, np.float32)
+    answers = heap.answers(said, np.array([[0.8, 0.0], [0.25, 0.0], [0.0, 0.0]], np.float32))
     assert answers.sum(1) == pytest.approx(1.0)
-    assert answers[:, 0] == pytest.approx([0.9, 0.45, 0.0]) and answers[2, 2] == 1.0
+    assert answers[:, 0] == pytest.approx([0.8, 0.4, 0.0], abs=1e-3) and answers[2, 2] == 1.0
+
+
+def test_the_head_and_the_teachers_classes_say_together_which_event_it_is() -> None:
+    heap = heaps.listen([sound(LOW, 1.0, np.random.default_rng(0))], [(0,), (1,)], TEACHER)
+    said = np.array([[0.8, 0.2, 0.0]] * 2, np.float32)
+    agreeing, contrary = heap.answers(said, np.array([[0.6, 0.15], [0.05, 0.8]], np.float32))
+    assert agreeing == pytest.approx([0.8, 0.2, 0.0], abs=1e-3)
+    assert contrary == pytest.approx([1 / 3, 2 / 3, 0.0], abs=1e-3)  # 4 to 1 against 1 to 16: 1 to 2
 
 
 def test_half_of_the_lessons_come_from_the_heap_and_are_answered_by_the_teacher() -> None:
@@ -61,6 +69,16 @@ def test_half_of_the_lessons_come_from_the_heap_and_are_answered_by_the_teacher(
     own, others = taught.taught[:20], taught.taught[20:]
     assert (own[:, :2].max(1) > own[:, 2]).all()
     assert (others[:, 2] > 0.9).all() and np.array_equal(others, taught.truth[20:])
+
+
+def test_sounds_of_the_heap_lie_under_some_clips() -> None:
+    rng = np.random.default_rng(0)
+    clips = [sound(LOW, 2.0, rng, "low"), sound(HIGH, 2.0, rng, "high")]
+    heap = heaps.listen([sound(None, 3.0, rng)], [(0,), (1,)], TEACHER)
+    with_heap, without = (lessons.make(clips, ["low", "high"], TEACHER, 100, heap=one) for one in (heap, None))
+    share = with_heap.truth[:50, 2]
+    assert 0.1 < (share > 0).mean() < 0.5 and share.max() <= 0.5  # a quarter: half of the half that is mixed
+    assert (without.truth[:, 2] == 0).all()
 
 
 def test_strangers_are_sounds_without_an_event() -> None:

@@ -7,6 +7,8 @@ two decisions a second, to 16 kHz sound in real time: a file, or with `--device`
 
 import argparse
 import json
+import re
+import subprocess
 import sys
 import tempfile
 import wave
@@ -76,16 +78,21 @@ def main() -> None:
             f'[[source]]\nid = "ears"\ngate = "off"\n{source}\n[[event]]\nname = "sound0"\n'
         )
         command = [sys.executable, "-c", "from distillnet.device.cli import main; main()", "run", str(config)]
-        daemon = Turn(command)
+        daemon = Turn(command, stderr=subprocess.STDOUT)
         try:
             figures = daemon.take(given.seconds)
         finally:
-            daemon.end()
+            said = daemon.end()
+    heard = re.search(r"stopped: (\d+) frames, (\d+) dropped", said)
+    if heard is None or int(heard[1]) < given.seconds:  # a piece is far less than a second
+        sys.exit(f"the daemon heard next to nothing, so its cost means nothing:\n{said}")
+    figures |= {"pieces": int(heard[1]), "dropped": int(heard[2])}
     if given.json:
         print(json.dumps(figures))  # noqa: T201
     else:
         print(f"CPU {figures['cpu_share']:.1%} of one core (at most {CPU_BAR:.0%})")  # noqa: T201
         print(f"RSS {figures['rss_mb']:.0f} MB (at most {RSS_BAR_MB:.0f} MB)")  # noqa: T201
+        print(f"{figures['pieces']} pieces of sound heard, {figures['dropped']} dropped")  # noqa: T201
     sys.exit(figures["cpu_share"] > CPU_BAR or figures["rss_mb"] > RSS_BAR_MB)
 
 

@@ -80,7 +80,7 @@ def shaken(samples: Samples, rng: Generator) -> Samples:
 def estranged(samples: Samples, rng: Generator) -> Samples:
     """A sound made into something it is not: far too slow or fast, backwards, chopped, ring-modulated, filtered.
 
-    Stands in for the sounds nobody collected; the teacher says what it still hears in it.
+    Stands in for the sounds nobody collected: it is `other`, whatever it was made of.
     """
     result: NDArray[np.float32] = samples
     if rng.random() < 0.5:

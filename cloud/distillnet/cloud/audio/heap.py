@@ -58,18 +58,26 @@ class Heap:
         return sum(map(len, self.sounds)) / RATE_HZ / 3600
 
     def draw(self, length: int, rng: np.random.Generator) -> Samples:
-        """Return a stretch of a sound, played at another speed half of the time, float32 (length,)."""
-        factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
-        needed = int(length * factor) + 1
-        if self.places and rng.random() < EVENT_SHARE:
-            places = self.places[int(rng.integers(len(self.places)))]
-            index = int(rng.choice(len(places.sound), p=places.weight))
-            sound = self.sounds[places.sound[index]]
-            begin = int(places.begin[index] + rng.uniform(-JITTER_S, JITTER_S) * RATE_HZ)
-            begin = max(0, min(begin, len(sound) - needed))
-            sound = sound[begin : begin + needed]
-        else:
-            sound = self.sounds[int(rng.choice(len(self.sounds), p=self.weight))]
+        """Return a stretch of a sound, most often one of an event, played at another speed half of the time.
+
+        Returns:
+            float32 (length,).
+
+        """
+        if not self.places or rng.random() >= EVENT_SHARE:
+            return self.anything(length, rng)
+        factor, needed = _speed(length, rng)
+        places = self.places[int(rng.integers(len(self.places)))]
+        index = int(rng.choice(len(places.sound), p=places.weight))
+        sound = self.sounds[places.sound[index]]
+        begin = int(places.begin[index] + rng.uniform(-JITTER_S, JITTER_S) * RATE_HZ)
+        begin = max(0, min(begin, len(sound) - needed))
+        return augment.at_speed(augment.window_from(sound[begin : begin + needed], needed, rng), factor, length)
+
+    def anything(self, length: int, rng: np.random.Generator) -> Samples:
+        """Return a stretch of any sound, played at another speed half of the time, float32 (length,)."""
+        factor, needed = _speed(length, rng)
+        sound = self.sounds[int(rng.choice(len(self.sounds), p=self.weight))]
         return augment.at_speed(augment.window_from(sound, needed, rng), factor, length)
 
     def strangers(self, count: int, rng: np.random.Generator) -> list[Samples]:
@@ -78,15 +86,20 @@ class Heap:
         return [augment.window_from(self.sounds[i], min(len(self.sounds[i]), 5 * RATE_HZ), rng) for i in chosen]
 
     def answers(self, said: Floats, probabilities: Floats) -> Floats:
-        """Return what windows are: the head's answer as far as the teacher hears an event at all, else `other`.
+        """Return what windows are: an event as far as the teacher hears one at all, else `other`.
+
+        Which event, the head and the teacher's own classes say together, by the geometric mean of their shares: the
+        head knows the application's few recordings, the classes far more of the world.
 
         Args:
             said: what the head on the teacher's features says, float32 (N, K+1), sums 1.
             probabilities: the teacher's own classes, float32 (N, C).
 
         """
-        heard = np.minimum(1.0, _strongest(probabilities, self.columns).max(1, keepdims=True) / SURE)
-        events = said[:, :-1] * heard
+        strongest = _strongest(probabilities, self.columns)
+        both = np.sqrt(_shares(said[:, :-1]) * _shares(strongest))
+        heard = np.minimum(1.0, strongest.max(1, keepdims=True) / SURE)
+        events = _shares(both) * said[:, :-1].sum(1, keepdims=True) * heard
         return np.concatenate([events, 1.0 - events.sum(1, keepdims=True)], axis=1).astype(np.float32)
 
 
@@ -124,11 +137,23 @@ def listen(clips: Sequence[Clip], columns: Sequence[Sequence[int]], teacher: Sou
     return Heap(tuple(sounds), lengths / lengths.sum(), strange, tuple(places), tuple(map(tuple, columns)))
 
 
+def _speed(length: int, rng: np.random.Generator) -> tuple[float, int]:
+    """Return how much faster a sound is played, and how many samples of it fill `length` then."""
+    factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
+    return factor, int(length * factor) + 1
+
+
 def _places(sound: NDArray[np.int64], begin: NDArray[np.int64]) -> _Places:
     """A sound that goes on for long is drawn more often than a short one, but not in proportion."""
     _, inverse, counts = np.unique(sound, return_inverse=True, return_counts=True)
     weight = 1 / np.sqrt(counts[inverse])
     return _Places(sound, begin, weight / weight.sum())
+
+
+def _shares(values: Floats) -> Floats:
+    """Return rows that sum to 1; none is quite 0."""
+    shares: Floats = (values + 1e-4) / (values + 1e-4).sum(1, keepdims=True)
+    return shares
 
 
 def _strongest(probabilities: Floats, columns: Sequence[Sequence[int]]) -> Floats:

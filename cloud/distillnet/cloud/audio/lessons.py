@@ -34,9 +34,9 @@ FRONT_END = AudioInput(
 )
 """64 rows a window: as many as the engine's front-end analyses in four goes; a window lasts as long as YAMNet's."""
 MIXED_SHARE = 0.5
-"""Of windows in which a second clip sounds under the first; the teacher answers for the very mixture."""
+"""Of windows in which a second sound lies under the first; the teacher answers for the very mixture."""
 HEAP_SHARE = 0.5
-"""Of windows that come from the heap, where there is one."""
+"""Of windows that come from the heap, where there is one, and of sounds that lie under a clip."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def make(
             windows[index] = _from_heap(heap, windows.shape[1], rng)
         else:
             windows[index], truth[index] = _one(
-                clips, labels, by_label, bool(strange[index]), windows.shape[1], outputs, rng
+                clips, labels, by_label, bool(strange[index]), windows.shape[1], outputs, rng, heap
             )
     logits, embedding = teacher.hear(for_teacher(windows, teacher))
     head = teacher_head(clips, [*events, *_others(clips, events)], teacher, spec, seed)
@@ -174,6 +174,7 @@ def _one(
     length: int,
     outputs: int,
     rng: np.random.Generator,
+    heap: Heap | None,
 ) -> tuple[Samples, Floats]:
     def draw() -> tuple[Samples, int]:
         index = int(rng.choice(by_label[int(rng.integers(len(by_label)))]))
@@ -195,7 +196,10 @@ def _one(
         return augment.shaken(sound, rng), share
     share[label] = 1.0
     if rng.random() < MIXED_SHARE:
-        second, other = draw()
+        if heap is not None and rng.random() < HEAP_SHARE:
+            second, other = heap.anything(length, rng), outputs - 1
+        else:
+            second, other = draw()
         snr_db = rng.uniform(0.0, 20.0)
         sound = augment.mixed(sound, second, snr_db)
         weight = 0.5 * 10 ** (-snr_db / 20)
