@@ -111,9 +111,9 @@ eval-few: $(VENV)/.deps ## Ten labelled pictures of each event and an unlabelled
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python -m distillnet.cloud.evaluation.few $(ARGS)
 
-eval-audio: $(VENV)/.deps ## Students of ten sounds beside YAMNet, cross-validated by fold; resumable; fetches 5 GB of Debian packages once
+eval-audio: $(VENV)/.deps ## Students of ten sounds beside YAMNet, cross-validated by fold; resumable; fetches 6.6 GB of Debian packages once
 	@test -e $(VENV)/.develop || $(MAKE) install
-	@test -e build/sounds || $(BIN)/python deploy/debian_sounds.py build/sounds
+	$(BIN)/python deploy/debian_sounds.py build/sounds
 	$(BIN)/python -m distillnet.cloud.audio $(ARGS)
 
 bench-fleet: $(VENV)/.deps ## Load on one fleet service (ARGS="--devices 1250,2500,5000 --keep FILE")

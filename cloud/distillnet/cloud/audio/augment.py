@@ -27,6 +27,12 @@ def at_speed(samples: Samples, factor: float, length: int | None = None) -> Samp
     return np.asarray(np.interp(places, np.arange(len(samples)), samples), np.float32)
 
 
+def any_speed(length: int, rng: Generator) -> tuple[float, int]:
+    """Return how much faster a sound is to be played, 1 half of the time, and how many samples of it fill `length`."""
+    factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
+    return factor, int(length * factor) + 1
+
+
 def coloured_noise(length: int, rng: Generator) -> Samples:
     """Noise of a random slope between white and brown, RMS 1."""
     size = fft_length(length)

@@ -66,7 +66,7 @@ class Heap:
         """
         if not self.places or rng.random() >= EVENT_SHARE:
             return self.anything(length, rng)
-        factor, needed = _speed(length, rng)
+        factor, needed = augment.any_speed(length, rng)
         places = self.places[int(rng.integers(len(self.places)))]
         index = int(rng.choice(len(places.sound), p=places.weight))
         sound = self.sounds[places.sound[index]]
@@ -76,7 +76,7 @@ class Heap:
 
     def anything(self, length: int, rng: np.random.Generator) -> Samples:
         """Return a stretch of any sound, played at another speed half of the time, float32 (length,)."""
-        factor, needed = _speed(length, rng)
+        factor, needed = augment.any_speed(length, rng)
         sound = self.sounds[int(rng.choice(len(self.sounds), p=self.weight))]
         return augment.at_speed(augment.window_from(sound, needed, rng), factor, length)
 
@@ -137,12 +137,6 @@ def listen(clips: Sequence[Clip], columns: Sequence[Sequence[int]], teacher: Sou
     return Heap(tuple(sounds), lengths / lengths.sum(), strange, tuple(places), tuple(map(tuple, columns)))
 
 
-def _speed(length: int, rng: np.random.Generator) -> tuple[float, int]:
-    """Return how much faster a sound is played, and how many samples of it fill `length` then."""
-    factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
-    return factor, int(length * factor) + 1
-
-
 def _places(sound: NDArray[np.int64], begin: NDArray[np.int64]) -> _Places:
     """A sound that goes on for long is drawn more often than a short one, but not in proportion."""
     _, inverse, counts = np.unique(sound, return_inverse=True, return_counts=True)
@@ -152,8 +146,8 @@ def _places(sound: NDArray[np.int64], begin: NDArray[np.int64]) -> _Places:
 
 def _shares(values: Floats) -> Floats:
     """Return rows that sum to 1; none is quite 0."""
-    shares: Floats = (values + 1e-4) / (values + 1e-4).sum(1, keepdims=True)
-    return shares
+    values = values + np.float32(1e-4)
+    return np.asarray(values / values.sum(1, keepdims=True), np.float32)
 
 
 def _strongest(probabilities: Floats, columns: Sequence[Sequence[int]]) -> Floats:

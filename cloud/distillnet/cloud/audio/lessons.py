@@ -178,8 +178,8 @@ def _one(
 ) -> tuple[Samples, Floats]:
     def draw() -> tuple[Samples, int]:
         index = int(rng.choice(by_label[int(rng.integers(len(by_label)))]))
-        factor = rng.uniform(0.8, 1.25) if rng.random() < 0.5 else 1.0
-        sound = augment.window_from(clips[index].samples, int(length * factor) + 1, rng)
+        factor, needed = augment.any_speed(length, rng)
+        sound = augment.window_from(clips[index].samples, needed, rng)
         return augment.at_speed(sound, factor, length), int(labels[index])
 
     share = np.zeros(outputs, np.float32)
