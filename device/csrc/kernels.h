@@ -197,10 +197,11 @@ static inline int32_t dn_requantise_channel(const dn_requant *r, int32_t c, int3
     return (r->once ? dn_requantise_once : dn_requantise)(sum, r->multiplier[c], r->shift[c]);
 }
 
-/* clamp(q + zero), wrapping as x86 does */
+/* clamp(q + zero); the sum wraps as x86 has it, and where TFLite's does: before int8 values become the arena's. */
 static inline dn_act dn_finish(int32_t q, int32_t zero, int32_t min, int32_t max) {
-    int32_t v = (int32_t)((uint32_t)q + (uint32_t)zero);
-    return (dn_act)(v < min ? min : v > max ? max : v);
+    int32_t v = (int32_t)((uint32_t)q + (uint32_t)(zero - DN_FROM_INT8));
+    int32_t low = min - DN_FROM_INT8, high = max - DN_FROM_INT8;
+    return (dn_act)((v < low ? low : v > high ? high : v) + DN_FROM_INT8);
 }
 
 #endif

@@ -52,6 +52,34 @@ def test_operator_equals_reference_far_and_wide(operator: str) -> None:
     check()
 
 
+STEP_1 = {"strideH": 1, "strideW": 1}
+LAYERS: dict[str, tuple[str, dict[str, int], tuple[int, ...], tuple[int, ...]]] = {
+    "CONV_2D": ("Conv2DOptions", STEP_1, (1, 1, 1, 1), (4, 1, 1, 1)),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", STEP_1 | {"depthMultiplier": 4}, (1, 1, 1, 1), (1, 1, 1, 4)),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", {}, (1, 1), (4, 1)),
+}
+
+
+@pytest.mark.parametrize("zero_point", [-128, 0, 127])
+@pytest.mark.parametrize("multiplier", [0.5, 0.99999998, 1.0])  # ruy leaves more than 32 bits undefined
+@pytest.mark.parametrize("operator", LAYERS)
+def test_sums_at_the_ends_of_32_bits_saturate_and_wrap_as_the_reference_has_it(
+    operator: str, multiplier: float, zero_point: int
+) -> None:
+    options, values, shape, weights_shape = LAYERS[operator]
+    biases = np.array([-(2**31), 2**31 - 1, 2**31 - 129, 5], np.int32)
+    b = Builder()
+    x, y = b.tensor(shape, 1.0, 0), b.tensor((*shape[:-1], 4), 1.0, zero_point)
+    weights = b.tensor(weights_shape, multiplier, data=np.zeros(weights_shape, np.int8))
+    bias = b.tensor((4,), multiplier, dtype="int32", data=biases)
+    b.op(operator, [x, weights, bias], [y], options, **values)
+    model = b.build([x], [y])
+    zeros = np.zeros(shape, np.int8)
+    wanted = LiteRTModel(model, reference=True).run_tensor(zeros)
+    for kernels in KERNELS:
+        np.testing.assert_array_equal(NativeModel(model, kernels=kernels).run_tensor(zeros), wanted, err_msg=kernels)
+
+
 def _softmax(shape: tuple[int, int], scale: float, beta: float, out_scale: float = 1 / 256) -> bytes:
     b = Builder()
     x, y = b.tensor(shape, scale, 0), b.tensor(shape, out_scale, -128)
