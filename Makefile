@@ -9,7 +9,7 @@ ARGS ?=
 comma := ,
 SOURCES := $(shell find device cloud proto -type f -not -path '*/__pycache__/*' -not -name '*.so')
 
-.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet bench-layers board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-few eval-vision fuzz help install pictures soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
+.PHONY: bench-arm bench-daemon bench-ears bench-engine bench-fleet bench-layers board-profiles broker check check-code clean ctest deb demo develop docs eval-audio eval-bottles eval-distill eval-vision fuzz help install pictures soak-daemon stubs test test-arm test-chaos test-deb test-endurance test-ray test-systemd test-updates unit valgrind wheels
 
 help: ## What there is
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -107,9 +107,9 @@ eval-vision: $(VENV)/.deps ## The essential core against its controls; hours, re
 	@test -e $(VENV)/.develop || $(MAKE) install
 	$(BIN)/python -m distillnet.cloud.evaluation $(ARGS)
 
-eval-few: $(VENV)/.deps ## Ten labelled pictures of each event and an unlabelled heap, beside a probe on the same ten; half an hour
+eval-distill: $(VENV)/.deps ## `distill` as a user runs it beside a probe on the same labels; two hours, resumable (ARGS="--cases backyard,backyard-few")
 	@test -e $(VENV)/.develop || $(MAKE) install
-	$(BIN)/python -m distillnet.cloud.evaluation.few $(ARGS)
+	$(BIN)/python -m distillnet.cloud.evaluation.distilled $(ARGS)
 
 eval-audio: $(VENV)/.deps ## Students of ten sounds beside YAMNet, cross-validated by fold; resumable; fetches 6.6 GB of Debian packages once
 	@test -e $(VENV)/.develop || $(MAKE) install

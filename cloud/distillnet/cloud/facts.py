@@ -1,15 +1,13 @@
 """What is known about a student when it is finished, as its card and as the report's facts."""
 
 import platform
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillnet.cloud import accelerator
+from distillnet.cloud import accelerator, host
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, judge, rows
 from distillnet.cloud.candidate import Candidate
@@ -89,7 +87,7 @@ def student_card(result: Result) -> Card:
         ),
         data=_data(result),
         seed=result.seed,
-        git_revision=_revision(),
+        git_revision=host.revision(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -252,14 +250,3 @@ def _data(result: Result) -> list[DataInfo]:
     for item in result.dataset.items:
         counts[item.source] = counts.get(item.source, 0) + 1
     return [DataInfo(name=name, digest=result.views.digest, n=n) for name, n in counts.items()]
-
-
-def _revision() -> str:
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.strip()

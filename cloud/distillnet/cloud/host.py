@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
@@ -36,3 +37,13 @@ def machine() -> str:
     except OSError:
         pass
     return f"{platform.machine()} {name}"
+
+
+def revision() -> str:
+    """Name the commit of these sources, `-dirty` where files differ from it; nothing where they are no checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -12,6 +12,6 @@ class Settings:
     resolution: int = 96
     budget_ms: float = 0.25
     smaller: float = SMALLER
-    board: str = "x86-64"
+    board: str = "x86-64-xeon"
     steps: int = 400
     batch: int = 64

@@ -7,7 +7,6 @@ trains keeps its students in the cache; any other that finds them there converts
 import hashlib
 import io
 import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -221,16 +220,8 @@ def _provenance(archive: Archive, teacher: Teacher) -> dict[str, Any]:
             "trained_on": accelerator.describe(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "revision": _revision(),
+            "revision": host.revision(),
             "data": archive.digest,
             "teacher": {"source": teacher.source, "resolution": teacher.resolution, "digest": teacher.digest},
         }
     }
-
-
-def _revision() -> str:
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

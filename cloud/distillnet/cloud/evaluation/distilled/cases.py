@@ -1,6 +1,6 @@
 """What is distilled and what it is judged on: pictures that nothing was trained on.
 
-Tiny-ImageNet's `val` and `unseen` for `backyard`; half of the photos for ants and bees, which have no `other`.
+Tiny-ImageNet's `val` and `unseen` for its applications; half of the photos for ants and bees, which have no `other`.
 """
 
 import zipfile
@@ -22,7 +22,7 @@ EACH = 10
 
 @dataclass(frozen=True)
 class Case:
-    """Few labelled pictures, a heap, and what to judge on. Labels are outputs; `other` is the last of them.
+    """Labelled pictures, a heap without labels, and what to judge on. Labels are outputs; `other` is the last of them.
 
     `words`: the teacher classes of each event; `unseen`: negatives of classes that are nowhere else.
     """
@@ -37,7 +37,19 @@ class Case:
     unseen: list[Picture]
 
 
-def on_tiny_imagenet(application: str, archive: Path, seed: int) -> Case:
+def whole(application: str, archive: Path, seed: int) -> Case:
+    """Every training picture with its label.
+
+    Raises:
+        ConfigError: no such archive, or no such application in it.
+
+    """
+    packed = Archive(archive)
+    pictures, labels = packed.labelled(application, "train")
+    return _on_tiny_imagenet(packed, application, (list(pictures), labels), [])
+
+
+def few(application: str, archive: Path, seed: int) -> Case:
     """Ten pictures of each event over its classes, and of `other`, or one for each class of it; the rest is the heap.
 
     Raises:
@@ -52,13 +64,20 @@ def on_tiny_imagenet(application: str, archive: Path, seed: int) -> Case:
     chosen = np.concatenate(
         [rng.permutation(np.flatnonzero(labels == output))[:count] for output, count in enumerate(counts)]
     )
+    labelled = list(pictures[chosen]), labels[chosen]
+    return _on_tiny_imagenet(packed, application, labelled, list(np.delete(pictures, chosen, 0)))
+
+
+def _on_tiny_imagenet(
+    packed: Archive, application: str, labelled: tuple[list[Picture], Ints], heap: list[Picture]
+) -> Case:
     test, test_labels = packed.labelled(application, "val")
     return Case(
         name=application,
         words=packed.classes.applications[application],
-        labelled=list(pictures[chosen]),
-        labels=labels[chosen],
-        heap=list(np.delete(pictures, chosen, 0)),
+        labelled=labelled[0],
+        labels=labelled[1],
+        heap=heap,
         test=list(test),
         test_labels=test_labels,
         unseen=list(packed.labelled(application, "unseen")[0]),
@@ -100,8 +119,21 @@ def _decoded(data: bytes) -> Picture:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-CASES: dict[str, tuple[str, Callable[[Path, int], Case]]] = {
-    "backyard": ("tiny-imagenet-apps.zip", partial(on_tiny_imagenet, "backyard")),
-    "ants-bees": ("ants-bees.zip", ants_bees),
+@dataclass(frozen=True)
+class Plan:
+    """A case by its archive, what makes it of the archive and a seed, and the minutes a distillation gets."""
+
+    archive: str
+    make: Callable[[Path, int], Case]
+    minutes: float = 15.0
+
+
+_TINY = "tiny-imagenet-apps.zip"
+PLANS = {
+    "backyard": Plan(_TINY, partial(whole, "backyard")),
+    "kitchen": Plan(_TINY, partial(whole, "kitchen")),
+    "street": Plan(_TINY, partial(whole, "street")),
+    "backyard-hour": Plan(_TINY, partial(whole, "backyard"), minutes=60.0),
+    "backyard-few": Plan(_TINY, partial(few, "backyard")),
+    "ants-bees-few": Plan("ants-bees.zip", ants_bees),
 }
-"""By name: the archive, and what makes the case of it and a seed."""

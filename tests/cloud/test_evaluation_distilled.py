@@ -1,4 +1,4 @@
-"""Few labelled pictures beside a heap: what is laid out for `distill`, and that the whole comparison runs."""
+"""What is laid out for `distill`, and that the whole comparison runs."""
 
 import tomllib
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from tiny_archive import make_archive
 
 from distillnet.cloud.application import TeacherSection
-from distillnet.cloud.evaluation.few import cases
-from distillnet.cloud.evaluation.few.compare import compare, laid_out
+from distillnet.cloud.evaluation.distilled import cases
+from distillnet.cloud.evaluation.distilled.compare import compare, laid_out
 from distillnet.cloud.teacher import load
 from distillnet.proto.strict import ConfigError
 
@@ -21,7 +21,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_few_are_labelled_and_the_rest_is_a_heap(archive: Path, tmp_path: Path) -> None:
-    case = cases.on_tiny_imagenet("fruit", archive, seed=0)
+    case = cases.few("fruit", archive, seed=0)
     assert np.bincount(case.labels).tolist() == [10, 10, 10]
     assert len(case.labelled) + len(case.heap) == 90
     known = {picture.tobytes() for picture in case.labelled}
@@ -30,6 +30,12 @@ def test_few_are_labelled_and_the_rest_is_a_heap(archive: Path, tmp_path: Path) 
     assert [event["classes"] for event in application["event"]] == [["n07747607"], ["n07749582"]]
     found = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "few" / "labelled").iterdir()}
     assert found == {"orange": 10, "lemon": 10, "other": 10}
+
+
+def test_all_are_labelled_and_there_is_no_heap(archive: Path, tmp_path: Path) -> None:
+    case = cases.whole("fruit", archive, seed=0)
+    assert (len(case.labelled), case.heap) == (90, [])
+    assert "unlabelled" not in tomllib.loads(laid_out(case, tmp_path / "all").read_text())["data"]
 
 
 def test_an_archive_without_photos_is_refused(tmp_path: Path) -> None:
@@ -41,8 +47,10 @@ def test_an_archive_without_photos_is_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_comparison_judges_student_teacher_and_probe_alike(archive: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("DISTILLNET_CACHE", str(tmp_path / "cache"))
-    case = cases.on_tiny_imagenet("fruit", archive, seed=0)
+    case = cases.few("fruit", archive, seed=0)
     found = compare(case, load(TeacherSection(), Path()), minutes=0.1, seed=0)
+    assert found["speedup"] > 1
+    assert found["winner"] == "core"
     assert set(found["figures"]) == {"teacher as it is", "probe on the labelled pictures", "student, int8"}
     for figures in found["figures"].values():
         assert figures["macro_recall"]["n"] == 90

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from distillnet.cloud import metrics
-from distillnet.cloud.evaluation.few.cases import Case
+from distillnet.cloud.evaluation.distilled.cases import Case
 from distillnet.cloud.evaluation.vision import judge
 from distillnet.cloud.media import Picture
 from distillnet.cloud.metrics import Floats, softmax
@@ -25,7 +25,7 @@ from distillnet.engine.student import Student
 
 def compare(case: Case, teacher: Teacher, minutes: float, seed: int) -> dict[str, Any]:
     """Distil, and judge the student beside the teacher as it is and a probe on the labelled pictures."""
-    with tempfile.TemporaryDirectory(prefix="distillnet-few-") as folder:
+    with tempfile.TemporaryDirectory(prefix="distillnet-eval-") as folder:
         out = Path(folder) / "out"
         facts = distill(laid_out(case, Path(folder)), out, minutes=minutes, seed=seed, quiet=False)
         student = Student.load((out / "student.tflite").read_bytes())
@@ -39,8 +39,6 @@ def compare(case: Case, teacher: Teacher, minutes: float, seed: int) -> dict[str
         "student, int8": np.stack([student.scores(np.ascontiguousarray(p[:, :, ::-1])) for p in asked]),
     }
     return {
-        "case": case.name,
-        "seed": seed,
         "minutes": minutes,
         "n": {
             "labelled": len(case.labelled),
@@ -50,6 +48,11 @@ def compare(case: Case, teacher: Teacher, minutes: float, seed: int) -> dict[str
         },
         "seconds": facts["seconds"],
         "speedup": facts.get("speedup"),
+        "latency_ms": facts["student_latency_ms"],
+        "bytes": facts["student_bytes"],
+        "teacher_bytes": facts.get("teacher_bytes"),
+        "int8_loss": facts["int8_loss"],
+        "winner": next(row["name"] for row in facts["candidates"] if row["chosen"]),
         "figures": {name: _judged(case, scores) for name, scores in said.items()},
     }
 
@@ -69,10 +72,12 @@ def laid_out(case: Case, folder: Path) -> Path:
         _write(folder / "labelled" / names[label] / f"{index}.png", picture)
     for index, picture in enumerate(case.heap):
         _write(folder / "heap" / f"{index}.png", picture)
+    heap = 'unlabelled = ["heap"]\n' if case.heap else ""
     events = "".join(f"[[event]]\nname = {json.dumps(e)}\nclasses = {json.dumps(w)}\n" for e, w in case.words.items())
-    text = f'[application]\nname = "{case.name}"\n{events}[data]\nlabelled = "labelled"\nunlabelled = ["heap"]\n'
-    (folder / "few.app.toml").write_text(text + "validation_share = 0.1\ntest_share = 0.01\n")
-    return folder / "few.app.toml"
+    text = f'[application]\nname = "{case.name}"\n{events}[data]\nlabelled = "labelled"\n{heap}'
+    file = folder / f"{case.name}.app.toml"
+    file.write_text(text + "validation_share = 0.1\ntest_share = 0.01\n")
+    return file
 
 
 def _write(path: Path, picture: Picture) -> None:
