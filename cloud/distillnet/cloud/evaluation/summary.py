@@ -18,7 +18,9 @@ curve and provenance. Applications on Tiny-ImageNet (64×64 pictures, enlarged).
 {train} pictures for the same {steps} steps of {batch}, at {side} px, and may take the same milliseconds by the measured
 table of {board}; `fine-tuned`, `probe` and `zero-shot` cost what the teacher costs and are there for comparison.
 Latency is the int8 file's in the engine; **faster** is how many times less that is than the int8 teacher at its native
-resolution in LiteRT takes in the same run, one thread both, medians, interleaved.
+resolution in LiteRT takes in the same run, one thread both, medians, interleaved: in turns of several runs since
+28 November 2026, one run each before, which makes a student look up to a third slower
+([ADR 18](adr/0018-latency-is-timed-in-turns.md)).
 
 - **macro recall**: mean recall of the events and `other`, on `val` (negatives of classes that were trained on).
 - **recall at 1 %**: share of event pictures recognised when 1 % of the pictures of 40 classes that nothing was
