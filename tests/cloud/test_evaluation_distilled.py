@@ -35,7 +35,11 @@ def test_few_are_labelled_and_the_rest_is_a_heap(archive: Path, tmp_path: Path) 
 def test_all_are_labelled_and_there_is_no_heap(archive: Path, tmp_path: Path) -> None:
     case = cases.whole("fruit", archive, seed=0)
     assert (len(case.labelled), case.heap) == (90, [])
-    assert "unlabelled" not in tomllib.loads(laid_out(case, tmp_path / "all").read_text())["data"]
+    case.words["sour lemon"] = case.words.pop("lemon")
+    application = tomllib.loads(laid_out(case, tmp_path / "all").read_text())
+    assert "unlabelled" not in application["data"]
+    assert [event["name"] for event in application["event"]] == ["orange", "sour_lemon"]
+    assert (tmp_path / "all" / "labelled" / "sour_lemon").is_dir()
 
 
 def test_an_archive_without_photos_is_refused(tmp_path: Path) -> None:

@@ -67,13 +67,14 @@ def _judged(case: Case, scores: Floats) -> dict[str, Any]:
 
 def laid_out(case: Case, folder: Path) -> Path:
     """Write pictures and application file as a user has them; returns the file."""
-    names = [*case.words, "other"]
+    words = {name.replace(" ", "_"): own for name, own in case.words.items()}
+    names = [*words, "other"]
     for index, (picture, label) in enumerate(zip(case.labelled, case.labels, strict=True)):
         _write(folder / "labelled" / names[label] / f"{index}.png", picture)
     for index, picture in enumerate(case.heap):
         _write(folder / "heap" / f"{index}.png", picture)
     heap = 'unlabelled = ["heap"]\n' if case.heap else ""
-    events = "".join(f"[[event]]\nname = {json.dumps(e)}\nclasses = {json.dumps(w)}\n" for e, w in case.words.items())
+    events = "".join(f"[[event]]\nname = {json.dumps(e)}\nclasses = {json.dumps(w)}\n" for e, w in words.items())
     text = f'[application]\nname = "{case.name}"\n{events}[data]\nlabelled = "labelled"\n{heap}'
     file = folder / f"{case.name}.app.toml"
     file.write_text(text + "validation_share = 0.1\ntest_share = 0.01\n")
