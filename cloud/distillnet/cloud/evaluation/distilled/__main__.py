@@ -61,7 +61,7 @@ def _command(
         if name not in PLANS:
             raise ConfigError(f"--cases: there is no {name!r}; there are {', '.join(PLANS)}")
     teacher = load(TeacherSection(), Path())
-    found = _read(results)
+    found, revision = _read(results), host.revision()
     for seed in range(seeds):
         for name in chosen:
             plan = PLANS[name]
@@ -72,7 +72,7 @@ def _command(
             typer.echo(f"{name}, seed {seed}, {given:g} minutes", err=True)
             outcome = compare(plan.make(data / plan.archive, seed), teacher, given, seed)
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            found.append(job | outcome | {"machine": host.machine(), "created": when, "revision": host.revision()})
+            found.append(job | outcome | {"machine": host.machine(), "created": when, "revision": revision})
             found.sort(key=lambda result: list(PLANS).index(result["case"]))
             write_whole(results, (json.dumps({"results": found}, indent=1) + "\n").encode())
             write_whole(page, _page(found, os.path.relpath(results, page.parent)).encode())
