@@ -52,6 +52,7 @@ def _command(
     """
     host.prepare()
     from distillnet.cloud.application import TeacherSection
+    from distillnet.cloud.evaluation import vision
     from distillnet.cloud.evaluation.distilled.cases import PLANS
     from distillnet.cloud.evaluation.distilled.compare import compare
     from distillnet.cloud.teacher import load
@@ -61,7 +62,7 @@ def _command(
         if name not in PLANS:
             raise ConfigError(f"--cases: there is no {name!r}; there are {', '.join(PLANS)}")
     teacher = load(TeacherSection(), Path())
-    found, revision = _read(results), host.revision()
+    found, revision = vision.read(results), host.revision()
     for seed in range(seeds):
         for name in chosen:
             plan = PLANS[name]
@@ -77,15 +78,6 @@ def _command(
             write_whole(results, (json.dumps({"results": found}, indent=1) + "\n").encode())
             write_whole(page, _page(found, os.path.relpath(results, page.parent)).encode())
     typer.echo(_page(found, os.path.relpath(results, page.parent)))
-
-
-def _read(results: Path) -> list[dict[str, Any]]:
-    if not results.exists():
-        return []
-    try:
-        return list(json.loads(results.read_text(encoding="utf-8"))["results"])
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"results {results}: not a file of this evaluation: {exc}; move it away") from exc
 
 
 def _page(found: Sequence[dict[str, Any]], results: str) -> str:
