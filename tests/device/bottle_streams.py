@@ -2,7 +2,7 @@
 
 Called by `eval_bottles.py`. An arm brings a thing into the picture and lets go of it after a while; it stands there, is
 covered for a moment, and an arm takes it away; on a plain surface, in light that changes slowly, with a camera's noise.
-Half of the streams show a bottle.
+Half of the streams show a bottle; of the others half show another thing, and half an arm that comes for nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def streams(archive: Path) -> Iterator[Stream]:
     bottles, others, patches = held_back(archive)
     for index in range(STREAMS):
         yield _stream(bottles[index % len(bottles)], patches, rng, bottle=True)
-        yield _stream(others[index % len(others)], patches, rng, bottle=False)
+        yield _stream(others[index % len(others)], patches, rng, bottle=False, brought=index % 2 == 0)
 
 
 def seen(students: Sequence[Student], archive: Path) -> tuple[list[Scores], Truth]:
@@ -116,7 +116,9 @@ def _payload(decided: Decided, now: float) -> EventPayload:
     )
 
 
-def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, *, bottle: bool) -> Stream:
+def _stream(
+    picture: Picture, patches: list[Picture], rng: np.random.Generator, *, bottle: bool, brought: bool = True
+) -> Stream:
     comes, moves_in, stands, moves_out, goes = (
         int(rng.integers(*some)) for some in (_EMPTY, _MOVES, _STANDS, _MOVES, _EMPTY)
     )
@@ -147,7 +149,10 @@ def _stream(picture: Picture, patches: list[Picture], rng: np.random.Generator, 
     noise = rng.uniform(1.0, 5.0)
     frames = []
     for at, holds, before, bright in zip(lefts, arms, hands, light, strict=True):
-        canvas = pasted(holder, pasted(small, onto.astype(np.float32), at, top), holds, grip_top)
+        canvas = onto.astype(np.float32)
+        if brought:
+            canvas = pasted(small, canvas, at, top)
+        canvas = pasted(holder, canvas, holds, grip_top)
         canvas = pasted(hand, canvas, before, 0.0)
         canvas = canvas * bright + rng.normal(0, noise, canvas.shape)
         frames.append(np.clip(canvas, 0, 255).astype(np.uint8))

@@ -94,6 +94,12 @@ class EventRule(Strict):
     gap_s: float = Field(default=0.0, ge=0, description="gaps shorter than this do not end it, as when it is covered")
     cooldown_s: float = Field(default=0.0, ge=0)
     update_s: float = Field(default=10.0, gt=0, description="an `update` so often while it lasts")
+    baseline: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="usual score without it: each zone learns its own, and scores are moved by the difference",
+    )
     sources: list[Name] = Field(default_factory=list, description="empty = all")
     hours: list[tuple[ClockTime, ClockTime]] = Field(
         default_factory=list, description='local time ranges, e.g. ["08:00", "18:30"]'

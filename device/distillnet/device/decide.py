@@ -29,6 +29,8 @@ class Rule:
     gap_s: float = 0.0
     cooldown_s: float = 0.0
     update_s: float = 10.0
+    baseline: float | None = None
+    """What a place usually scores; None = scores are taken as they are. `Decisions` moves them."""
 
 
 class Sample(NamedTuple):
@@ -56,6 +58,11 @@ class State(NamedTuple):
     def on(self) -> bool:
         """Whether the event is announced and has not ended."""
         return self.stage == "active"
+
+    @property
+    def likely(self) -> bool:
+        """Whether it is on, or confirmed and about to be announced."""
+        return self.stage in ("pending", "active")
 
 
 IDLE = State()
@@ -92,6 +99,7 @@ def rule_for(event: CardEvent, rule: EventRule | None) -> Rule:
         gap_s=rule.gap_s,
         cooldown_s=rule.cooldown_s,
         update_s=rule.update_s,
+        baseline=rule.baseline,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from distillnet.device.baseline import Baseline, followed, log_odds, moved
 from distillnet.device.config import EventRule, within_hours
 from distillnet.device.decide import IDLE, Rule, Sample, State, Transition, finish, rule_for, step
 from distillnet.proto.card import Card, CardEvent
@@ -51,6 +52,7 @@ class Decisions:
         self._events: tuple[CardEvent, ...] = ()
         self._effective: dict[str, Rule] = {}
         self._states: dict[Key, State] = {}
+        self._baselines: dict[Key, Baseline] = {}
         self._lanes: dict[tuple[str, str | None], list[_Lane]] = {}
 
     @property
@@ -67,6 +69,7 @@ class Decisions:
         self._events = tuple(card.events)
         self._effective = {event.name: rule_for(event, self._rules.get(event.name)) for event in card.events}
         self._lanes.clear()
+        self._baselines.clear()  # another student scores otherwise
         names = set(self.events)
         self._states = {key: state for key, state in self._states.items() if key[2] in names}
 
@@ -95,6 +98,8 @@ class Decisions:
         decided = []
         for lane in self._lanes.get((source, zone)) or self._make_lanes(source, zone):
             state, score = self._states.get(lane.key, IDLE), scores[lane.output]
+            if lane.rule.baseline is not None:
+                score = self._moved(lane.key, lane.rule.baseline, score, t, learns=not state.likely)
             if state is IDLE and score < lane.rule.threshold:
                 continue  # as `step` would; most scores of most events
             state, transition = step(
@@ -108,6 +113,12 @@ class Decisions:
             if transition is not None:
                 decided.append(Decided(*lane.key, _rounded(transition)))
         return decided
+
+    def _moved(self, key: Key, usual: float, score: float, t: float, *, learns: bool) -> float:
+        """Return a score as it would be in a usual place, and learn from it what this place scores."""
+        baseline = self._baselines.get(key) or Baseline(log_odds(usual), t)
+        self._baselines[key] = followed(baseline, score, t) if learns else baseline._replace(t=t)
+        return moved(score, baseline, usual)
 
     def finish(self, ts: float, *, source: str | None = None, events: Iterable[str] | None = None) -> Iterator[Decided]:
         """End what is on: everything, or of one source, or of some events."""
