@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from distillnet.cloud.application import SMALLER
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -11,7 +9,7 @@ class Settings:
 
     resolution: int = 96
     budget_ms: float = 0.25
-    smaller: float = SMALLER
+    smaller: float = 9.1
     board: str = "x86-64-xeon"
     steps: int = 400
     batch: int = 64
