@@ -2,7 +2,8 @@
 
 Called by `eval_bottles.py`. An arm brings a thing into the picture and lets go of it after a while; it stands there, is
 covered for a moment, and an arm takes it away; on a plain surface, in light that changes slowly, with a camera's noise.
-Half of the streams show a bottle; of the others half show another thing, and half an arm that comes for nothing.
+Half of the streams show a bottle. On a shelf of bottles other things are rare, and arms are not: of the other streams
+one in four shows a thing, the rest an arm that comes for nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from distillnet.proto.mqtt import EventPayload
 FPS = 30.0
 STREAMS = 400
 """With a bottle, and as many without."""
+THING_EVERY = 4
 _EMPTY, _MOVES, _STANDS, _COVERED, _HOLDS = (20, 45), (8, 20), (90, 200), (5, 15), (0, 40)
 """Frames, least and most."""
 _HAND = (18, 42)
@@ -47,7 +49,7 @@ def streams(archive: Path) -> Iterator[Stream]:
     bottles, others, patches = held_back(archive)
     for index in range(STREAMS):
         yield _stream(bottles[index % len(bottles)], patches, rng, bottle=True)
-        yield _stream(others[index % len(others)], patches, rng, bottle=False, brought=index % 2 == 0)
+        yield _stream(others[index % len(others)], patches, rng, bottle=False, brought=index % THING_EVERY == 0)
 
 
 def seen(students: Sequence[Student], archive: Path) -> tuple[list[Scores], Truth]:

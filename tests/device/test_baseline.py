@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distillnet.device.baseline import FALLS_S, RISES_S, Baseline, followed, log_odds, moved
+from distillnet.device.baseline import FALLS_S, LOWEST, RISES_S, Baseline, followed, log_odds, moved
 from distillnet.device.config import DeviceConfig, EventRule
 from distillnet.device.decisions import Decided, Decisions
 from distillnet.proto.card import Card, CardEvent, ImageInput, TeacherInfo
@@ -62,6 +62,11 @@ def test_a_place_that_scores_high_needs_more() -> None:
 def test_the_first_scores_are_held_against_the_threshold_itself() -> None:
     assert phases(decided(RULE, lasting(0.6, 1))) == ["new"]
     assert phases(decided(RULE, lasting(0.45, 1))) == []
+
+
+def test_where_scores_are_next_to_nothing_more_of_it_is_nothing() -> None:
+    assert phases(decided(RULE, [*lasting(0.0001, 5), *lasting(0.02, 5)])) == []
+    assert moved(0.05, Baseline(log_odds(0.0001), 0.0), 0.2) == moved(0.05, Baseline(log_odds(0.2) - LOWEST, 0.0), 0.2)
 
 
 def test_what_is_on_does_not_become_usual() -> None:

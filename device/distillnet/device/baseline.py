@@ -3,7 +3,8 @@
 A student is surer of one empty shelf than of another, and surer of it by day. A threshold that is right for all of them
 lies too high or too low for each. So each zone has a baseline that follows its scores, in log-odds: down within
 `FALLS_S`, for less than this the place without the event does not score; up within `RISES_S`, so that an event is
-announced long before it becomes what is usual; and not at all while it is on.
+announced long before it becomes what is usual; and not at all while it is on. It stays above where scores are so near
+to zero that what is between them says nothing.
 """
 
 import math
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 FALLS_S, RISES_S = 0.5, 10.0
 """Time constants, seconds."""
+LOWEST = 1.5
+"""How far below the usual a baseline may lie, log-odds."""
 LONGEST_S = 1.0
 """A gap between two scores counts for no more: what happened in it is not known."""
 _LEAST = 1e-6
@@ -25,7 +28,9 @@ class Baseline(NamedTuple):
 
 def moved(score: float, baseline: Baseline, usual: float) -> float:
     """Return a score (0–1) as it would be in a place that usually scores `usual`."""
-    return 1.0 / (1.0 + math.exp(-(log_odds(score) - baseline.height + log_odds(usual))))
+    expected = log_odds(usual)
+    height = max(baseline.height, expected - LOWEST)
+    return 1.0 / (1.0 + math.exp(-(log_odds(score) - height + expected)))
 
 
 def followed(baseline: Baseline, score: float, t: float) -> Baseline:
