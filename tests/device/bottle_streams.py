@@ -6,6 +6,7 @@ Half of the streams show a bottle. On a shelf of bottles other things are rare, 
 one in four shows a thing, the rest an arm that comes for nothing.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -64,7 +65,10 @@ def seen(students: Sequence[Student], archive: Path) -> tuple[list[Scores], Trut
 
 
 def best(students: Sequence[Student], archive: Path, rule: EventRule) -> tuple[int, EventRule, Result]:
-    """Return which student with which thresholds has most episodes within the tolerance, less false ones; and those.
+    """Return the best student, its best thresholds, and what they came to on the streams.
+
+    The student has, with some thresholds, the most `worth`. Of its thresholds that are worth as much within a standard
+    error the best have the fewest false alarms: which of them is worth most is chance.
 
     Args:
         students: of one application.
@@ -78,12 +82,26 @@ def best(students: Sequence[Student], archive: Path, rule: EventRule) -> tuple[i
         thresholds = {"threshold": round(threshold, 3), "exit_threshold": round(share * threshold, 3)}
         one = rule.model_copy(update=thresholds)
         tried.append((index, one, judged(students[index], scores[index], truth, one)))
-    return max(tried, key=lambda choice: worth(choice[2]))
+    student, _, result = max(tried, key=lambda choice: worth(choice[2]))
+    enough = worth(result) - standard_error(result)
+    as_good = [choice for choice in tried if choice[0] == student and worth(choice[2]) >= enough]
+    return min(as_good, key=lambda choice: (wrong(choice[2]), -worth(choice[2])))
+
+
+def wrong(result: Result) -> int:
+    """Count what is announced and false."""
+    return len(result.false_alarms) + result.fragments
 
 
 def worth(result: Result) -> int:
-    """Episodes within the tolerance less what is announced and false."""
-    return sum(match.within_tolerance for match in result.matches) - len(result.false_alarms) - result.fragments
+    """Count episodes within the tolerance less what is announced and false."""
+    return sum(match.within_tolerance for match in result.matches) - wrong(result)
+
+
+def standard_error(result: Result) -> float:
+    """Return that of `worth`: episodes are binomial, false ones Poisson."""
+    within = sum(match.within_tolerance for match in result.matches)
+    return math.sqrt(within * (1 - within / result.episodes) + wrong(result))
 
 
 def judged(student: Student, scores: Scores, truth: Truth, rule: EventRule) -> Result:
