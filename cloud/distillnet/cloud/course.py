@@ -14,7 +14,6 @@ from torch import nn
 from distillnet.cloud import material
 from distillnet.cloud.baselines import judge
 from distillnet.cloud.checkpoint import Checkpoint
-from distillnet.cloud.crops import Guide
 from distillnet.cloud.entrants import Entrant
 from distillnet.cloud.material import Examination
 from distillnet.cloud.metrics import Floats, Ints, softmax
@@ -35,7 +34,7 @@ class Trained:
 @dataclass(frozen=True)
 class Course:
     """A candidate with all it learns from. `material`: a folder of that name's module; `classify`: the teacher's last
-    layer, None for a black box; `guide`: what answers for crops, if anything; checkpoints go to `directory`.
+    layer, None for a black box; checkpoints go to `directory`.
     """
 
     entrant: Entrant
@@ -45,7 +44,6 @@ class Course:
     seed: int
     directory: Path
     key: str
-    guide: Guide | None = None
 
     def total(self, share: float) -> float:
         """Steps, or seconds, from the beginning to a share of the recipe."""
@@ -70,7 +68,6 @@ class Course:
             lessons,
             self.recipe,
             seed=self.seed,
-            guide=self.guide,
             until=share,
             advance=advance,
             check=examined if len(examination.truth) else None,

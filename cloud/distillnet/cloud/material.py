@@ -62,22 +62,6 @@ def write(directory: Path, lessons: Lessons, examination: Examination) -> Path:
     return folder
 
 
-def write_pictures(directory: Path, pictures: Pixels) -> Path:
-    """Write pictures, uint8 (N, S, S, 3), below `directory`; returns the .npy file. They go when all goes.
-
-    Raises:
-        ConfigError: the disk is full or the place cannot be written.
-
-    """
-    file = directory / f"{PREFIX}pictures" / "pictures.npy"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, pictures)
-    except OSError as exc:
-        raise ConfigError(f"{file}: training data cannot be written: {exc.strerror}") from exc
-    return file
-
-
 def read(folder: Path) -> tuple[Lessons, Examination]:
     """Map what `write` wrote; changes to the arrays stay in memory."""
 

@@ -7,16 +7,23 @@ caches would be what its teacher's four milliseconds left of them, and on a shar
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distillnet.cloud.export import to_int8
 from distillnet.cloud.host import machine
+from distillnet.cloud.teacher import Pixels, Teacher, normalise
+from distillnet.cloud.views import shrink_all
 from distillnet.engine import Model, load
 from distillnet.engine.litert import LiteRTModel
+from distillnet.proto.files import write_whole
+from distillnet.proto.strict import ConfigError
 
 SECONDS, LEAST_ROUNDS = 3.0, 5
 TURN_SECONDS, LEAST_RUNS = 0.005, 3
+CALIBRATION_PICTURES = 12
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,30 @@ class Speed:
     engine: str
     kernels: str
     machine: str
+
+
+def int8_teacher(teacher: Teacher, pixels: Pixels, cache: Path) -> bytes | None:
+    """Return the teacher as an int8 `.tflite` at its own resolution, from the cache when it was made before.
+
+    Args:
+        teacher: with a module; a black box gives None.
+        pixels: uint8 (N, H, W, 3), to calibrate with.
+        cache: the folder of what can be made again.
+
+    """
+    if teacher.module is None:
+        return None
+    side = teacher.native_resolution
+    kept = cache / "int8-teachers" / f"{teacher.digest.removeprefix('sha256:')[:32]}-{side}.tflite"
+    if kept.is_file():
+        return kept.read_bytes()
+    chosen = pixels[:: max(1, len(pixels) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]
+    try:
+        model = to_int8(teacher.module, normalise(shrink_all(chosen, side), teacher.mean, teacher.scale))
+    except ConfigError:
+        return None  # a teacher that cannot be converted can still teach; the report then has no speedup
+    write_whole(kept, model)
+    return model
 
 
 def compare_speed(student: bytes, teacher: bytes | None) -> Speed:

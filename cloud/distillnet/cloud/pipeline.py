@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distillnet.cloud import accelerator, boards, budget, checkpoint, material, race, report
 from distillnet.cloud import application as applications
+from distillnet.cloud import boards, budget, checkpoint, material, race, report
 from distillnet.cloud.application import SMALLER, Application
 from distillnet.cloud.baselines import Baselines, baselines
 from distillnet.cloud.candidate import Candidate, ZeroShot
 from distillnet.cloud.core import Classifier, weights
 from distillnet.cloud.course import Course, Trained, merit
-from distillnet.cloud.crops import Guide
 from distillnet.cloud.data import Dataset, gather
 from distillnet.cloud.entrants import Entrant, Ground, enter
 from distillnet.cloud.executor import Executor, Kind, open_executor
@@ -40,9 +39,8 @@ from distillnet.cloud.export import (
     to_int8,
 )
 from distillnet.cloud.facts import Result, student_card, student_facts
-from distillnet.cloud.int8_teacher import int8_features, int8_teacher
 from distillnet.cloud.material import Examination
-from distillnet.cloud.measure import compare_speed
+from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.places import cache_directory
 from distillnet.cloud.probe import fit_probe
@@ -58,7 +56,6 @@ from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 750
-MOST_VIEWS_MINUTES = 15.0  # of a run that asks about new crops while it trains
 RELEVANCE_PICTURES_PER_MINUTE = 128
 TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
 CALIBRATION_PICTURES = 64
@@ -144,7 +141,7 @@ class _Run:
         self._check(views, truth, dataset)
         with self.steps.step("baselines", "baselines: the teacher as it is, a probe on its features"):
             free = baselines(views, dataset, wanted, seed=self.seed)
-        winner, tried = self._race(teacher, dataset, views, wanted, truth, free, cache)
+        winner, tried = self._race(teacher, dataset, views, wanted, truth, free)
         candidate, pixels = winner.entrant.candidate, shrink_all(views.pixels, winner.entrant.resolution)
         with self.steps.step("export", "int8 conversion and gate"):
             model, decision, gate, scores = self._int8(views, pixels, wanted, truth, candidate)
@@ -179,34 +176,9 @@ class _Run:
         return self._write(result, model, pixels)
 
     def _views(self, dataset: Dataset, teacher: Teacher, cache: Path) -> Views:
-        minutes = min(self.minutes, MOST_VIEWS_MINUTES) if self._guided(teacher) else self.minutes
-        chosen = plan(dataset, int(minutes * VIEWS_PER_MINUTE), 0)
+        chosen = plan(dataset, int(self.minutes * VIEWS_PER_MINUTE), 0)
         with self.steps.step("teacher", f"teacher looks at {len(chosen.items)} views", len(chosen.items)) as advance:
             return render(dataset, chosen, teacher, cache, advance)
-
-    def _guided(self, teacher: Teacher) -> bool:
-        """Whether new crops are asked about while the student learns; a short run has no time to.
-
-        A CUDA device takes steps faster than the processor could answer.
-        """
-        return teacher.classifier is not None and self.minutes >= SHORT_MINUTES and accelerator.device().type == "cpu"
-
-    def _guide(self, teacher: Teacher, views: Views, free: Baselines, cache: Path) -> Guide | None:
-        """Put down what answers for crops, as files next to the lessons."""
-        pictures, labelled = views.pixels[views.where("train")], views.labels[views.where("train")] >= 0
-        model = int8_features(teacher, pictures, cache) if self._guided(teacher) else None
-        if model is None:
-            return None
-        assert teacher.classifier is not None
-        return Guide(
-            pictures=material.write_pictures(self.out, pictures),
-            model=model,
-            classify=teacher.classifier.classify,
-            probe=free.probe_network if labelled.any() else None,
-            asks=labelled,
-            mean=teacher.mean,
-            scale=teacher.scale,
-        )
 
     def _check(self, views: Views, truth: Ints, dataset: Dataset) -> None:
         train = truth[views.where("train")]
@@ -218,14 +190,7 @@ class _Run:
                 )
 
     def _race(
-        self,
-        teacher: Teacher,
-        dataset: Dataset,
-        views: Views,
-        wanted: Floats,
-        truth: Ints,
-        free: Baselines,
-        cache: Path,
+        self, teacher: Teacher, dataset: Dataset, views: Views, wanted: Floats, truth: Ints, free: Baselines
     ) -> tuple[Trained, list[dict[str, Any]]]:
         """Build the candidates, train them in a race, and return the winner and what to say of all."""
         entrants = self._entrants(teacher, dataset, views, wanted, free)
@@ -252,7 +217,6 @@ class _Run:
 
         sides = {entrant.resolution for entrant in entrants}
         with material.lent(self.out, map(rendered, sides)) as folders, self._executor() as executor:
-            guide = self._guide(teacher, views, free, cache)
             courses = [
                 Course(
                     entrant=entrant,
@@ -262,7 +226,6 @@ class _Run:
                     seed=self.seed,
                     directory=self.out,
                     key=self._key(views, entrant),
-                    guide=guide,
                 )
                 for entrant in entrants
             ]

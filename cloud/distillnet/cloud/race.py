@@ -12,7 +12,7 @@ from typing import Any
 from distillnet.cloud.course import Course, Trained
 from distillnet.cloud.training import Recipe
 
-FIRST_SHARE = 0.03
+FIRST_SHARE = 0.05
 GROWTH = 3.0
 
 

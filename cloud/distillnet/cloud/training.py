@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from distillnet.cloud import accelerator
 from distillnet.cloud.core import Classifier, CoreNet
-from distillnet.cloud.crops import Crops, Guide
 from distillnet.cloud.metrics import Floats, Ints
 from distillnet.cloud.progress import Advance
 from distillnet.cloud.surgery import reestimate_norms
@@ -32,7 +31,6 @@ Pixels = NDArray[np.uint8]
 SETTLING_PICTURES = 512
 STILL_SHARE = 0.5
 VERSIONS, USES, MOST_KEPT_BYTES = 4, 8, 1 << 30
-CROP_USES = 3  # a new crop costs as much as two steps' share of a picture
 FRESH_RATE, HEAD_RATE = 4.0, 2.0
 PACE_STEPS, TRIAL_STEPS = 256, 5
 Keeper = Callable[[dict[str, Any]], None]
@@ -126,7 +124,6 @@ def distil(
     recipe: Recipe,
     *,
     seed: int,
-    guide: Guide | None = None,
     advance: Advance = lambda amount=1.0, note="": None,
     until: float = 1.0,
     check: Callable[[nn.Module], float] | None = None,
@@ -141,7 +138,6 @@ def distil(
         lessons: what to learn from.
         recipe: how, and how long.
         seed: of sampling and augmentation.
-        guide: answers for new crops of the pictures, where blocks stand still; None = the lessons' answers are all.
         advance: called with seconds (or steps) spent and a note.
         until: the share of the recipe to stop at; what `keep` was given then goes on from there.
         check: figure of merit of a network, computed a few times on the way.
@@ -161,7 +157,7 @@ def distil(
     where = accelerator.device()
     both.to(device=where, memory_format=accelerator.memory_format())  # type: ignore[call-overload]
     held = _hold_still(student)
-    material = _Material(lessons, where, held, guide)
+    material = _Material(lessons, where, held)
     average = copy.deepcopy(student).requires_grad_(False)
     optimiser = torch.optim.AdamW(_parameter_groups(both, recipe), lr=recipe.learning_rate, fused=True)
     curve: list[dict[str, float]] = []
@@ -356,11 +352,10 @@ class _Material:
     """Lessons on the device that trains. Chances are drawn here, so that every device is dealt the same ones.
 
     Blocks that stand still make the same of the same picture, and most of a step's time would go there: what they
-    make of an augmented version is kept and used `USES` times before the version is made anew, `VERSIONS` at once. With
-    a guide a version is a crop with answers of its own, used `CROP_USES` times.
+    make of an augmented version is kept and used `USES` times before the version is made anew, `VERSIONS` at once.
     """
 
-    def __init__(self, lessons: Lessons, where: torch.device, held: _Held | None, guide: Guide | None) -> None:
+    def __init__(self, lessons: Lessons, where: torch.device, held: _Held | None) -> None:
         """Copy what is needed again and again to `where`; nothing where the processor trains."""
         self._lessons, self._where, self._held = lessons, where, held
         self._pixels, self._wanted, self._logits = (
@@ -368,37 +363,21 @@ class _Material:
         )
         self._features = None if lessons.features is None else torch.from_numpy(lessons.features).to(where)
         self.deviation = None if self._features is None else _deviation(self._features)
-        self._crops = Crops(guide, lessons.pixels.shape[1]) if guide and held else None
         self._kept: Tensor | None = None
-        self._said = np.zeros((0, 0), np.int8)
         self._versions = 0
         self._uses = np.zeros(0, np.int8)
 
     def draw(self, size: int, generator: np.random.Generator) -> _Batch:
-        """Return a batch: shifted, mirrored, brighter or darker, and where there is a guide a crop."""
+        """Return a batch: shifted, mirrored, brighter or darker."""
         chosen = generator.choice(len(self._pixels), size, p=self._lessons.weights)
         chances = _Chances.draw(size, self._pixels.shape[1], generator)
-        if self._held is None:
-            return self._answered(self._augmented(self._shown(chosen), chances), chosen)
-        places = self._early(self._held, chosen, chances, generator)
-        assert self._kept is not None
-        x = self._kept[torch.from_numpy(places).to(self._where)].float()
-        x = x.contiguous(memory_format=accelerator.memory_format())
-        if self._crops is None:
-            return self._answered(x, chosen)
-        wanted = self._lessons.wanted[chosen]
-        answers = self._crops.answers(self._said[places], chosen, torch.from_numpy(wanted))
-        return _Batch(x, *(answer.to(self._where) for answer in answers))
-
-    def _shown(self, chosen: Ints) -> Tensor:
-        return self._pixels[torch.from_numpy(chosen).to(self._where)]
-
-    def _answered(self, x: Tensor, chosen: Ints) -> _Batch:
+        x = self._augmented(chosen, chances) if self._held is None else self._early(chosen, chances, generator)
         places = torch.from_numpy(chosen).to(self._where)
         features = None if self._features is None else self._features[places]
         return _Batch(x, self._wanted[places], self._logits[places], features)
 
-    def _augmented(self, pixels: Tensor, chances: "_Chances") -> Tensor:
+    def _augmented(self, chosen: Ints, chances: "_Chances") -> Tensor:
+        pixels = self._pixels[torch.from_numpy(chosen).to(self._where)]
         x = normalise(_shift(pixels, chances.down, chances.right), self._lessons.mean, self._lessons.scale)
         mirrored, contrast, light = (
             torch.from_numpy(chance[:, None, None, None]).to(self._where)
@@ -408,27 +387,23 @@ class _Material:
         return x.contiguous(memory_format=accelerator.memory_format())
 
     @torch.no_grad()
-    def _early(self, held: _Held, chosen: Ints, chances: "_Chances", generator: np.random.Generator) -> Ints:
-        """Return where what the blocks make of a version of each picture is kept, made anew where it was used up."""
+    def _early(self, chosen: Ints, chances: "_Chances", generator: np.random.Generator) -> Tensor:
+        assert self._held is not None
+        core, count = self._held.core, self._held.count
         if self._kept is None:
-            one = self._augmented(self._shown(chosen[:1]), chances.of(slice(1)))
-            self._make_room(held.core.early(one, held.count))
+            self._make_room(core.early(self._augmented(chosen[:1], chances.of(slice(1))), count))
         assert self._kept is not None
         places = chosen * self._versions + generator.integers(0, self._versions, len(chosen))
         # A place met twice in a batch is written once: which of two writes stays would be chance.
         met, first = np.unique(places, return_index=True)
         stale = first[self._uses[met] == 0]
         if len(stale):
-            if self._crops is None:
-                pixels = self._shown(chosen[stale])
-            else:
-                crops, self._said[places[stale]] = self._crops.make(chosen[stale], generator)
-                pixels = torch.from_numpy(crops).to(self._where)
-            made = held.core.early(self._augmented(pixels, chances.of(stale)), held.count)
+            made = core.early(self._augmented(chosen[stale], chances.of(stale)), count)
             self._kept[torch.from_numpy(places[stale]).to(self._where)] = made.half()
-            self._uses[places[stale]] = USES if self._crops is None else CROP_USES
+            self._uses[places[stale]] = USES
         self._uses[places] -= 1
-        return np.asarray(places)
+        x = self._kept[torch.from_numpy(places).to(self._where)].float()
+        return x.contiguous(memory_format=accelerator.memory_format())
 
     def _make_room(self, one: Tensor) -> None:
         room = MOST_KEPT_BYTES // (2 * one.numel() * len(self._pixels))
@@ -436,8 +411,6 @@ class _Material:
         count = len(self._pixels) * self._versions
         self._kept = torch.empty((count, *one.shape[1:]), dtype=torch.float16, device=self._where)
         self._uses = np.zeros(count, np.int8)
-        if self._crops is not None:
-            self._said = np.zeros((count, self._crops.features), np.int8)
 
 
 @dataclass(frozen=True)

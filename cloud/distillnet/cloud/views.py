@@ -29,8 +29,6 @@ MOST_HELD_OUT_CROPS = 4
 FEWEST_LABELLED = 4000
 SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.8}
 _BATCH = 64
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, 0–1."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def plan(dataset: Dataset, wanted: int, seed: int) -> Plan:
         items += [index] * (1 + crops)
         boxes.append((0.0, 0.0, 1.0, 1.0))
         smallest = SMALLEST_CROP["unlabelled" if item.label is None else "labelled"]
-        boxes += [box(rng, smallest) for _ in range(crops)]
+        boxes += [_box(rng, smallest) for _ in range(crops)]
     return Plan(np.array(items, np.int64), np.array(boxes, np.float32).reshape(-1, 4))
 
 
@@ -118,8 +116,7 @@ def _left_out(dataset: Dataset, wanted: int, rng: np.random.Generator) -> set[in
     return left_out
 
 
-def box(rng: np.random.Generator, smallest: float) -> Box:
-    """Draw a crop whose sides are `smallest` to 1 of the picture's, and a little wider or higher than that."""
+def _box(rng: np.random.Generator, smallest: float) -> tuple[float, float, float, float]:
     side = rng.uniform(smallest, 1.0)
     stretch = float(np.exp(rng.uniform(-0.15, 0.15)))
     width, height = min(1.0, side * stretch), min(1.0, side / stretch)
@@ -151,7 +148,7 @@ def render(dataset: Dataset, chosen: Plan, teacher: Teacher, cache: Path, advanc
 
     asked = 0
     for view, picture in _pictures(dataset.items, chosen):
-        pixels[view] = cut(picture, chosen.boxes[view], side)
+        pixels[view] = _cut(picture, chosen.boxes[view], side)
         order.append(view)
         if arrays is None and len(order) - asked == _BATCH:
             ask(asked)
@@ -199,8 +196,7 @@ def _pictures(items: tuple[Item, ...], chosen: Plan) -> Iterator[tuple[int, Pict
             yield from ((view, picture) for view in views_of[wanted[frame]])
 
 
-def cut(picture: Picture, box: NDArray[np.float32], side: int) -> Picture:
-    """Return a crop of a picture, side × side; `box` (4,) as a plan has it."""
+def _cut(picture: Picture, box: NDArray[np.float32], side: int) -> Picture:
     height, width = picture.shape[:2]
     left, top = int(box[0] * width), int(box[1] * height)
     right, bottom = max(left + 1, round(float(box[2]) * width)), max(top + 1, round(float(box[3]) * height))

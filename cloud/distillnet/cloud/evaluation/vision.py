@@ -24,8 +24,7 @@ from distillnet.cloud.evaluation.arms import ARMS, COARSE, Ground, prepare
 from distillnet.cloud.evaluation.settings import Settings
 from distillnet.cloud.evaluation.tiny_imagenet import Archive, Task, load
 from distillnet.cloud.export import dequantise, input_tensor, run_int8, to_int8
-from distillnet.cloud.int8_teacher import int8_teacher
-from distillnet.cloud.measure import compare_speed
+from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.teacher import Teacher, normalise
