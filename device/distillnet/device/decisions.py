@@ -69,7 +69,7 @@ class Decisions:
         self._events = tuple(card.events)
         self._effective = {event.name: rule_for(event, self._rules.get(event.name)) for event in card.events}
         self._lanes.clear()
-        self._baselines.clear()  # another student scores otherwise
+        self._baselines.clear()  # another student, or another usual score
         names = set(self.events)
         self._states = {key: state for key, state in self._states.items() if key[2] in names}
 
