@@ -1,9 +1,11 @@
 """`[budget]`: milliseconds on a board, and what a network costs there by the board's measured table.
 
 Where the application asks for no latency it gets a twentieth of what its teacher takes: int8, at its native
-resolution, in LiteRT with XNNPACK, on that board.
+resolution, in LiteRT with XNNPACK, on that board. How fast LiteRT is beside the engine differs between processors of
+one kind; where the board is this machine, it is measured (ADR 18).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +50,13 @@ class LatencyBudget:
         )
 
 
-def of_application(section: BudgetSection, base: Path, whole: Classifier, resolution: int) -> LatencyBudget:
+def of_application(
+    section: BudgetSection,
+    base: Path,
+    whole: Classifier,
+    resolution: int,
+    measured: Callable[[Profile], float] | None = None,
+) -> LatencyBudget:
     """Read the budget.
 
     Args:
@@ -56,6 +64,7 @@ def of_application(section: BudgetSection, base: Path, whole: Classifier, resolu
         base: the application file's folder.
         whole: the network that would be cut, uncut.
         resolution: its native one.
+        measured: gives LiteRT's time on this machine over a board's table; None = believe the board's profile.
 
     Raises:
         ConfigError: an unknown board.
@@ -64,9 +73,9 @@ def of_application(section: BudgetSection, base: Path, whole: Classifier, resolu
     board = boards.find(section.board, base)
     if section.latency_ms is not None:
         return LatencyBudget(board, section.latency_ms)
-    unlimited = LatencyBudget(board, 0.0)
-    litert_ms = unlimited.network_ms(whole, resolution) * (board.litert_ratio or LITERT_RATIO)
-    return LatencyBudget(board, litert_ms / SPEEDUP / SURPRISE)
+    ratio = measured(board) if measured and board.board == boards.here() else board.litert_ratio or LITERT_RATIO
+    whole_ms = LatencyBudget(board, 0.0).network_ms(whole, resolution)
+    return LatencyBudget(board, whole_ms * ratio / SPEEDUP / SURPRISE)
 
 
 def check_sizes(section: BudgetSection, size: int, arena_bytes: int) -> None:

@@ -1,13 +1,12 @@
 """What is known about a student when it is finished, as its card and as the report's facts."""
 
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from distillnet.cloud import accelerator, host
+from distillnet.cloud import accelerator, boards, host
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, judge, rows
 from distillnet.cloud.candidate import Candidate
@@ -95,7 +94,7 @@ def student_card(result: Result) -> Card:
 def _latencies(result: Result) -> list[Latency]:
     """What was measured here, and what the table says of the budget's board where that is another machine."""
     speed, board = result.speed, result.board
-    here = "x86-64" if platform.machine() == "x86_64" else platform.machine()
+    here = boards.here()
     measured = Latency(
         board=here,
         ms=speed.student_ms,

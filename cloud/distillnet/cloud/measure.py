@@ -1,11 +1,13 @@
-"""How fast the student is beside its teacher: both int8, one thread, in short turns, medians.
+"""How fast the student is beside its teacher, and what a twentieth is here: int8, one thread, in short turns, medians.
 
 A turn is several runs, as a model that is run again and again would do them. With one run each in turn, the student's
 caches would be what its teacher's four milliseconds left of them, and on a shared machine what the neighbours left.
 """
 
+import hashlib
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,15 @@ from distillnet.cloud.teacher import Pixels, Teacher, normalise
 from distillnet.cloud.views import shrink_all
 from distillnet.engine import Model, load
 from distillnet.engine.litert import LiteRTModel
+from distillnet.engine.profile import Profile
+from distillnet.engine.profile_networks import CHECKS, whole
 from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 SECONDS, LEAST_ROUNDS = 3.0, 5
 TURN_SECONDS, LEAST_RUNS = 0.005, 3
 CALIBRATION_PICTURES = 12
+TEACHER_LIKE, STUDENT_LIKE = CHECKS[:2]
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,7 @@ def compare_speed(student: bytes, teacher: bytes | None) -> Speed:
     models: list[Model] = [ours, peer]
     if teacher is not None:
         models.append(LiteRTModel(teacher))
-    rng = np.random.default_rng(0)
-    inputs = [rng.integers(-128, 128, model.info["input"]["shape"], dtype=np.int8) for model in models]
-    times: list[list[float]] = [[] for _ in models]
-    end, rounds = time.monotonic() + SECONDS, 0
-    while rounds < LEAST_ROUNDS or time.monotonic() < end:
-        for model, x, spent in zip(models, inputs, times, strict=True):
-            spent += _turn(model, x)
-        rounds += 1
-    medians = [statistics.median(spent) for spent in times]
+    medians = _in_turns(models)
     return Speed(
         student_ms=medians[0],
         student_litert_ms=medians[1],
@@ -87,6 +84,37 @@ def compare_speed(student: bytes, teacher: bytes | None) -> Speed:
         kernels=ours.info["kernels"],
         machine=machine(),
     )
+
+
+def litert_ratio(board: Profile, cache: Path) -> float:
+    """Return how long LiteRT takes on this machine over what a table says, for a network of the teacher's shape.
+
+    This machine's time is the table's where both are of a network of a student's size. Measured once,
+    then kept in `cache`.
+    """
+    engine = str(load(whole(STUDENT_LIKE)[0], "auto").info["kernels"])
+    name = hashlib.sha256(f"{machine()} {engine} {board.model_dump_json()}".encode()).hexdigest()[:32]
+    kept = cache / "litert-ratios" / name
+    if kept.is_file():
+        return float(kept.read_text(encoding="ascii"))
+    (teacher, teacher_layers), (student, student_layers) = whole(TEACHER_LIKE), whole(STUDENT_LIKE)
+    teacher_ms, student_ms = _in_turns([LiteRTModel(teacher), load(student, "auto")])
+    ratio = teacher_ms / student_ms * board.network_ms(student_layers) / board.network_ms(teacher_layers)
+    write_whole(kept, f"{ratio:.4g}\n".encode())
+    return ratio
+
+
+def _in_turns(models: Sequence[Model]) -> list[float]:
+    """Return the median milliseconds of each, on inputs of noise."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-128, 128, model.info["input"]["shape"], dtype=np.int8) for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    end, rounds = time.monotonic() + SECONDS, 0
+    while rounds < LEAST_ROUNDS or time.monotonic() < end:
+        for model, x, spent in zip(models, inputs, times, strict=True):
+            spent += _turn(model, x)
+        rounds += 1
+    return [statistics.median(spent) for spent in times]
 
 
 def _turn(model: Model, x: NDArray[np.int8]) -> list[float]:

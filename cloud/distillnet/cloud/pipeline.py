@@ -7,7 +7,7 @@ only its checkpoint, from which `resume` goes on.
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +40,7 @@ from distillnet.cloud.export import (
 )
 from distillnet.cloud.facts import Result, student_card, student_facts
 from distillnet.cloud.material import Examination
-from distillnet.cloud.measure import compare_speed, int8_teacher
+from distillnet.cloud.measure import compare_speed, int8_teacher, litert_ratio
 from distillnet.cloud.metrics import Floats, Ints, softmax
 from distillnet.cloud.places import cache_directory
 from distillnet.cloud.probe import fit_probe
@@ -51,6 +51,7 @@ from distillnet.cloud.training import Lessons, Recipe, balanced, predict
 from distillnet.cloud.views import Views, plan, render, shrink_all
 from distillnet.cloud.wanted import targets
 from distillnet.engine import load as load_model
+from distillnet.engine.profile import Profile
 from distillnet.proto.archive import pack
 from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
@@ -265,7 +266,7 @@ class _Run:
             question=self._question(teacher, dataset, views, wanted, free, whole),
             pictures=lambda side: normalise(shrink_all(views.pixels[looked], side), LITE_MEAN, LITE_SCALE),
             wanted=wanted[looked],
-            budget=budget.of_application(self.application.budget, self.path.parent, whole, native),
+            budget=budget.of_application(self.application.budget, self.path.parent, whole, native, self._measured()),
             most_weights=min(
                 weights(whole) / SMALLER, BYTES_SHARE * 1024 * (self.application.budget.size_kb or math.inf)
             ),
@@ -273,6 +274,10 @@ class _Run:
         )
         with self.steps.step("relevance", "relevance and surgery", number) as advance:
             return enter(ground, number, search.resolution, advance)
+
+    def _measured(self) -> Callable[[Profile], float] | None:
+        """Return what measures a twentieth here; None where steps are counted, for that gives one student anywhere."""
+        return None if self.application.search.steps else partial(litert_ratio, cache=cache_directory())
 
     def _question(
         self,
