@@ -15,7 +15,7 @@ from distillnet.cloud.checkpoint import forget
 from distillnet.cloud.core import Classifier, CoreNet
 from distillnet.cloud.core import weights as weights_of
 from distillnet.cloud.course import Course, Trained
-from distillnet.cloud.entrants import MOBILENET_V2, Ground, enter
+from distillnet.cloud.entrants import MOBILENET_V2, RESOLUTIONS, SMALLER_PICTURES, Ground, enter
 from distillnet.cloud.executor import open_executor
 from distillnet.cloud.training import Recipe
 from distillnet.proto.strict import ConfigError
@@ -111,6 +111,15 @@ def test_workers_choose_the_winner_that_one_process_chooses(tmp_path):
         there = race.run(many, lambda some, share: executor.map(partial(Course.teach, share=share), some))
     assert [(t.entrant.name, t.merit) for t in here] == [(t.entrant.name, t.merit) for t in there]
     assert torch.equal(weights(here[0]), weights(there[0]))
+
+
+@pytest.mark.parametrize(
+    ("share", "names"), [(0.3, [SMALLER_PICTURES]), (0.5, ["core", SMALLER_PICTURES]), (1.0, ["core"])]
+)
+def test_smaller_pictures_race_where_they_need_the_time(share, names):
+    uncut = ground(1.0).budget.network_ms(network(), RESOLUTIONS["core"])
+    entrants = enter(ground(share * uncut), 2, None, lambda amount: None)
+    assert [entrant.name for entrant in entrants] == names
 
 
 def test_whole_blocks_go_first_for_few_weights_as_for_little_latency():
