@@ -93,13 +93,15 @@ def litert_ratio(board: Profile, cache: Path) -> float:
     This machine's time is the table's where both are of a network of a student's size. Measured once,
     then kept in `cache`.
     """
-    engine = str(load(whole(STUDENT_LIKE)[0], "auto").info["kernels"])
-    name = hashlib.sha256(f"{machine()} {engine} {board.model_dump_json()}".encode()).hexdigest()[:32]
+    student, student_layers = whole(STUDENT_LIKE)
+    ours = load(student, "auto")
+    of = f"{machine()} {ours.info['kernels']} {board.model_dump_json()}"
+    name = hashlib.sha256(of.encode()).hexdigest()[:32]
     kept = cache / "litert-ratios" / name
     if kept.is_file():
         return float(kept.read_text(encoding="ascii"))
-    (teacher, teacher_layers), (student, student_layers) = whole(TEACHER_LIKE), whole(STUDENT_LIKE)
-    models = LiteRTModel(teacher), load(student, "auto")
+    teacher, teacher_layers = whole(TEACHER_LIKE)
+    models = LiteRTModel(teacher), ours
     # The least of some: what disturbs the teacher's turns would allow the student more than a twentieth.
     slower = min(teacher_ms / student_ms for teacher_ms, student_ms in (_in_turns(models) for _ in range(MEASUREMENTS)))
     ratio = slower * board.network_ms(student_layers) / board.network_ms(teacher_layers)
