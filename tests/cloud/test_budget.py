@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distillnet.cloud import boards, budget
+from distillnet.cloud import boards, budget, measure
 from distillnet.cloud.application import BudgetSection
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
 from distillnet.cloud.measure import litert_ratio
@@ -18,6 +18,12 @@ def whole() -> Classifier:
     return Classifier(CoreNet(shape), 16, 3)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for moments: these figures are looked at for their kind."""
+    monkeypatch.setattr(measure, "SECONDS", 0.05)
+
+
 def test_litert_beside_the_engine_is_measured_once(tmp_path: Path) -> None:
     board = boards.find("x86-64", tmp_path)
     ratio = litert_ratio(board, tmp_path)
@@ -26,6 +32,9 @@ def test_litert_beside_the_engine_is_measured_once(tmp_path: Path) -> None:
     assert float(kept.read_text()) == pytest.approx(ratio, rel=1e-3)
     kept.write_text("7.5\n")
     assert litert_ratio(board, tmp_path) == 7.5
+    kept.write_text("")
+    anew = litert_ratio(board, tmp_path)
+    assert float(kept.read_text()) == pytest.approx(anew, rel=1e-3)
 
 
 def test_another_table_is_measured_anew(tmp_path: Path) -> None:

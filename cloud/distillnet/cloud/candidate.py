@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, shape_of
 from distillnet.cloud.metrics import Floats
 from distillnet.cloud.progress import Advance
-from distillnet.cloud.reconstruction import reconstruct
+from distillnet.cloud.reconstruction import Left, reconstruct
 from distillnet.cloud.relevance import Criterion, Group, block_relevance, find_groups, rank
 from distillnet.cloud.surgery import (
     Layer,
@@ -27,7 +27,7 @@ from distillnet.cloud.surgery import (
     total_cost,
 )
 
-RECONSTRUCTION_PICTURES = 384
+BLOCK_PICTURES = 64
 KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
 
 
@@ -96,7 +96,7 @@ def essential_core(
     Args:
         teacher: of the family that can be cut.
         question: K+1 logits from the teacher's features: `ZeroShot`, or a probe.
-        pictures: float32 (N, 3, R, R), normalised, at the student's resolution.
+        pictures: float32 (N, 3, R, R), normalised, at the student's resolution, in no order.
         wanted: probabilities (N, K+1).
         budget: of one picture, in the unit of `cost`.
         cost: of one layer; multiply-accumulates, or a board's milliseconds.
@@ -114,7 +114,7 @@ def essential_core(
     example = pictures[:1]
     targets = torch.from_numpy(wanted)
     judged = Asked(core, question)
-    rises = block_relevance(judged, core.blocks, pictures[:64], targets[:64])
+    rises = block_relevance(judged, core.blocks, pictures[:BLOCK_PICTURES], targets[:BLOCK_PICTURES])
     uncut = layers_of(core, example)
     before = total_cost(uncut, cost)
     weights_share = most_weights / total_cost(uncut, layer_weights)
@@ -130,8 +130,7 @@ def essential_core(
     whole = teacher.core
     assert isinstance(whole, CoreNet)
     origins = [index for index in range(len(whole.blocks)) if index not in dropped]
-    left = [_left(f"core.blocks.{place}.project", groups, remove) for place in range(len(origins))]
-    reconstruct(core, whole, origins, left, pictures[:RECONSTRUCTION_PICTURES], seed=seed)
+    reconstruct(core, whole, _what_is_left(core, origins, groups, remove), pictures, seed=seed)
     shape = core.shape
     return Candidate(
         name=f"core-{criterion}",
@@ -160,11 +159,21 @@ def fresh(shape: CoreShape, outputs: int, resolution: int, *, seed: int = 0) -> 
     )
 
 
-def _left(name: str, groups: list[Group], remove: dict[str, list[int]]) -> Tensor:
-    """Return which outputs of a layer the cut leaves, int64."""
-    group = next(group for group in groups if name in group.out)
-    gone = set(remove.get(group.root, ()))
-    return torch.tensor([channel for channel in range(group.channels) if channel not in gone])
+def _what_is_left(core: CoreNet, origins: list[int], groups: list[Group], remove: dict[str, list[int]]) -> Left:
+    """Say what a cut left; `origins`: the block that each block of `core` was."""
+
+    def of(name: str) -> Tensor:
+        group = next(group for group in groups if f"core.{name}" in group.out)
+        gone = set(remove.get(group.root, ()))
+        return torch.tensor([channel for channel in range(group.channels) if channel not in gone])
+
+    expands = [shape_of(core, place).expands for place in range(len(origins))]
+    return Left(
+        origins=origins,
+        expanded=[of(f"blocks.{place}.expand") if expands[place] else None for place in range(len(origins))],
+        streams=[of(f"blocks.{place}.project") for place in range(len(origins))],
+        head=of("head"),
+    )
 
 
 def _blocks_to_drop(share: float, weights_share: float) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def litert_ratio(board: Profile, cache: Path) -> float:
     of = f"{machine()} {ours.info['kernels']} {board.model_dump_json()}"
     name = hashlib.sha256(of.encode()).hexdigest()[:32]
     kept = cache / "litert-ratios" / name
-    if kept.is_file():
+    with suppress(OSError, ValueError):  # none yet, or a damaged one
         return float(kept.read_text(encoding="ascii"))
     teacher, teacher_layers = whole(TEACHER_LIKE)
     models = LiteRTModel(teacher), ours

@@ -57,7 +57,7 @@ from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 750
-RELEVANCE_PICTURES_PER_MINUTE = 128
+CUT_PICTURES_PER_MINUTE, FEWEST_CUT, MOST_CUT = 128, 96, 1536
 TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
@@ -257,8 +257,9 @@ class _Run:
         self, teacher: Teacher, dataset: Dataset, views: Views, wanted: Floats, free: Baselines
     ) -> list[Entrant]:
         whole, native = backbone(teacher)
-        count = int(np.clip(self.minutes * RELEVANCE_PICTURES_PER_MINUTE, 96, 768))
-        looked = sample(views.where("train"), count, self.seed)
+        count = int(np.clip(self.minutes * CUT_PICTURES_PER_MINUTE, FEWEST_CUT, MOST_CUT))
+        rng = np.random.default_rng([self.seed, 23])
+        looked = rng.choice(views.where("train"), count, p=_draws(views, wanted))
         search = self.application.search
         number = search.candidates if self.minutes >= SHORT_MINUTES else 1
         ground = Ground(

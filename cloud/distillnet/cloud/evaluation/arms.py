@@ -31,7 +31,7 @@ from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, 
 from distillnet.cloud.views import shrink_all
 from distillnet.cloud.wanted import restricted
 
-RELEVANCE_PICTURES = 512
+CUT_PICTURES = 1536
 COARSE = 128
 Lesson = Literal["distil", "labels", "none"]
 
@@ -129,7 +129,7 @@ def _cut(criterion: Criterion, *, fresh: bool = False, events_only: bool = False
         if events_only:
             weights = weights * (ground.wanted.argmax(1) < ground.outputs - 1)
             weights = weights / weights.sum()
-        chosen = rng.choice(len(ground.wanted), RELEVANCE_PICTURES, p=weights)
+        chosen = rng.choice(len(ground.wanted), CUT_PICTURES, p=weights)
         candidate = essential_core(
             ground.classifier,
             ground.probe,
