@@ -67,6 +67,13 @@ def test_of_a_stream_what_matters_is_left_not_some_channels(monkeypatch: pytest.
     assert distances[0] < 0.8 * distances[1]
 
 
+def test_one_picture_again_and_again_is_enough_to_stay_finite():
+    gone = [0, 1, 2, 3]
+    core, whole = cut_core([], {"core.blocks.4.project": gone})
+    reconstruct(core, whole, left(core, whole, [0, 1, 2, 3, 4], stream4=gone), pictures(1).repeat(8, 1, 1, 1))
+    assert core(pictures(8)).abs().max() < 1e3
+
+
 def test_pictures_that_are_few_positions_each_are_all_looked_at(monkeypatch: pytest.MonkeyPatch):
     """Early blocks look at some pictures, late ones at more of them: what is left says the same in one go."""
     says = []

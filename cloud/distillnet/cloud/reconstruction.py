@@ -147,11 +147,10 @@ def _turn(product: Tensor, stream: Tensor, takers: list[Tensor | None], generato
         chosen = torch.eye(count, dtype=torch.float64)[:, stream]
         return _Turn(torch.zeros(count, dtype=torch.float64), chosen, chosen)
     mean = product[:-1, -1] / product[-1, -1]
-    spread = product[:-1, :-1] / product[-1, -1] - mean[:, None] * mean
-    taken = sum((weight.T @ weight for weight in weights), torch.zeros_like(spread))
-    taken += RIDGE * taken.diagonal().mean() * torch.eye(count, dtype=torch.float64)
+    spread = _ridged(product[:-1, :-1] / product[-1, -1] - mean[:, None] * mean)
+    taken = _ridged(torch.cat(weights).T @ torch.cat(weights))
     values, vectors = torch.linalg.eigh(taken)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    root = vectors * values.sqrt() @ vectors.T
     seen = root @ torch.linalg.eigh(root @ spread @ root).eigenvectors[:, -len(stream) :]
     down = torch.linalg.qr(seen).Q
     # Mixed, they vary alike: int8 has one scale for all channels of a stream.
@@ -180,9 +179,7 @@ def _refit(block: InvertedResidual, x: Tensor, aim: Tensor, generator: torch.Gen
     a, y = a[chosen].double(), y[chosen].double()
     a_mean, y_mean = a.mean(0), y.mean(0)
     a, y = a - a_mean, y - y_mean
-    gram = a.T @ a
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, a.T @ y)  # (expanded, out)
+    weight = torch.linalg.solve(_ridged(a.T @ a), a.T @ y)  # (expanded, out)
     spread = (a @ weight).std(0) + 1e-6
     norm = block.project_bn
     block.project.weight.copy_(weight.T[:, :, None, None])
@@ -190,6 +187,11 @@ def _refit(block: InvertedResidual, x: Tensor, aim: Tensor, generator: torch.Gen
     norm.running_var.copy_(spread.square())  # type: ignore[union-attr]
     norm.weight.copy_((spread.square() + norm.eps).sqrt())
     norm.bias.copy_(y_mean)
+
+
+def _ridged(products: Tensor) -> Tensor:
+    """Make summed products (C, C) regular, however few rows they are of."""
+    return products + RIDGE * products.diagonal().mean() * torch.eye(len(products), dtype=products.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:
