@@ -230,7 +230,10 @@ def _relevance(facts: Facts) -> str:
     layers = facts.get("relevance") or []
     if not layers:
         return ""
-    lead = "How much each channel of the teacher matters to these events, layer by layer. Left of the mark was kept."
+    lead = (
+        "How much each channel of the teacher matters to these events, layer by layer. As many as are left of the mark "
+        "were kept: these inside of blocks, of what blocks hand to each other the directions that matter most."
+    )
     return _section("The essential core", lead, _drawing(figures.relevance(layers), "relevance by layer"))
 
 
