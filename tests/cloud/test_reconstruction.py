@@ -67,6 +67,18 @@ def test_of_a_stream_what_matters_is_left_not_some_channels(monkeypatch: pytest.
     assert distances[0] < 0.8 * distances[1]
 
 
+def test_a_first_block_that_adds_to_the_stem_s_stream_keeps_its_channels():
+    torch.manual_seed(0)
+    blocks = (
+        BlockShape(8, 16, 8, 3, 1, expands=True, residual=True),
+        BlockShape(8, 24, 8, 3, 1, expands=True, residual=True),
+    )
+    whole = CoreNet(CoreShape(8, blocks, 16)).eval()
+    core = copy.deepcopy(whole)
+    reconstruct(core, whole, left(core, whole, [0, 1]), pictures(32))
+    assert distance(core, whole) < 0.02 * float(whole(pictures(32)).detach().var())
+
+
 def test_one_picture_again_and_again_is_enough_to_stay_finite():
     gone = [0, 1, 2, 3]
     core, whole = cut_core([], {"core.blocks.4.project": gone})

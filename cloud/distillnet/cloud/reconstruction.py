@@ -98,13 +98,14 @@ def _turns(core: CoreNet, whole: CoreNet, left: Left, pictures: Tensor, generato
     """Return how each block of the cut network sees what it hands on; alike for blocks that add to one stream."""
     stages: list[list[int]] = []
     for place, block in enumerate(core.blocks):
-        stages += [] if block.residual else [[]]
+        stages += [[]] if not place or not block.residual else []
         stages[-1].append(place)
     handing = [[_following(left, whole, place) - 1 for place in places] for places in stages]
     products = _products(whole, handing, pictures)
     turns: list[_Turn] = []
     for places, product in zip(stages, products, strict=True):
         takers = [_taker(whole, left, place) for place in places]
+        takers += [None] if core.blocks[places[0]].residual else []  # the stem's stream, which is clipped
         turns += [_turn(product, left.streams[places[0]], takers, generator)] * len(places)
     return turns
 
