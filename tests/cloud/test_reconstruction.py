@@ -79,6 +79,12 @@ def test_a_first_block_that_adds_to_the_stem_s_stream_keeps_its_channels():
     assert distance(core, whole) < 0.02 * float(whole(pictures(32)).detach().var())
 
 
+def test_an_output_that_is_gone_is_not_aimed_at():
+    core, whole = cut_core([], {"core.blocks.4.project": [3, 4]})
+    reconstruct(core, whole, left(core, whole, [0, 1, 2, 3, 4], stream4=[3, 4]), pictures(32))
+    assert core.blocks[-1].project.out_channels == 38
+
+
 def test_one_picture_again_and_again_is_enough_to_stay_finite():
     gone = [0, 1, 2, 3]
     core, whole = cut_core([], {"core.blocks.4.project": gone})

@@ -27,7 +27,7 @@ from distillnet.cloud.surgery import (
     total_cost,
 )
 
-BLOCK_PICTURES = 64
+MOST_PICTURES, BLOCK_PICTURES = 1536, 64
 KEEPS = {"stream": 0.75, "plain": 0.2, "expanded": 0.25}
 
 
@@ -96,7 +96,8 @@ def essential_core(
     Args:
         teacher: of the family that can be cut.
         question: K+1 logits from the teacher's features: `ZeroShot`, or a probe.
-        pictures: float32 (N, 3, R, R), normalised, at the student's resolution, in no order.
+        pictures: float32 (N, 3, R, R), normalised, at the student's resolution, in no order; more than
+            `MOST_PICTURES` tell nothing more.
         wanted: probabilities (N, K+1).
         budget: of one picture, in the unit of `cost`.
         cost: of one layer; multiply-accumulates, or a board's milliseconds.

@@ -22,7 +22,7 @@ from distillnet.cloud import application as applications
 from distillnet.cloud import boards, budget, checkpoint, material, race, report
 from distillnet.cloud.application import SMALLER, Application
 from distillnet.cloud.baselines import Baselines, baselines
-from distillnet.cloud.candidate import Candidate, ZeroShot
+from distillnet.cloud.candidate import MOST_PICTURES, Candidate, ZeroShot
 from distillnet.cloud.core import Classifier, weights
 from distillnet.cloud.course import Course, Trained, merit
 from distillnet.cloud.data import Dataset, gather
@@ -57,7 +57,7 @@ from distillnet.proto.files import write_whole
 from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 750
-CUT_PICTURES_PER_MINUTE, FEWEST_CUT, MOST_CUT = 128, 96, 1536
+CUT_PICTURES_PER_MINUTE, FEWEST_CUT_PICTURES = 128, 96
 TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
@@ -257,7 +257,7 @@ class _Run:
         self, teacher: Teacher, dataset: Dataset, views: Views, wanted: Floats, free: Baselines
     ) -> list[Entrant]:
         whole, native = backbone(teacher)
-        count = int(np.clip(self.minutes * CUT_PICTURES_PER_MINUTE, FEWEST_CUT, MOST_CUT))
+        count = int(np.clip(self.minutes * CUT_PICTURES_PER_MINUTE, FEWEST_CUT_PICTURES, MOST_PICTURES))
         rng = np.random.default_rng([self.seed, 23])
         looked = rng.choice(views.where("train"), count, p=_draws(views, wanted))
         search = self.application.search

@@ -17,7 +17,7 @@ from torch import nn
 
 from distillnet.cloud import boards
 from distillnet.cloud.budget import LatencyBudget
-from distillnet.cloud.candidate import essential_core
+from distillnet.cloud.candidate import MOST_PICTURES, essential_core
 from distillnet.cloud.core import Classifier, CoreNet, CoreShape, macs, slimmed, weights
 from distillnet.cloud.evaluation.settings import Settings
 from distillnet.cloud.evaluation.tiny_imagenet import Task
@@ -31,7 +31,6 @@ from distillnet.cloud.training import Lessons, Recipe, ThrowAwayHead, balanced, 
 from distillnet.cloud.views import shrink_all
 from distillnet.cloud.wanted import restricted
 
-CUT_PICTURES = 1536
 COARSE = 128
 Lesson = Literal["distil", "labels", "none"]
 
@@ -129,7 +128,7 @@ def _cut(criterion: Criterion, *, fresh: bool = False, events_only: bool = False
         if events_only:
             weights = weights * (ground.wanted.argmax(1) < ground.outputs - 1)
             weights = weights / weights.sum()
-        chosen = rng.choice(len(ground.wanted), CUT_PICTURES, p=weights)
+        chosen = rng.choice(len(ground.wanted), MOST_PICTURES, p=weights)
         candidate = essential_core(
             ground.classifier,
             ground.probe,
