@@ -105,6 +105,14 @@ def test_where_time_is_short_frequent_outputs_leave_most_out_and_nothing_held_ou
     assert set(kept[1000]) == set(dataset.items)
 
 
+@pytest.mark.parametrize(("wanted", "most"), [(600, 12), (6000, 100)])
+def test_few_pictures_are_shown_in_more_crops_where_there_is_time(labelled, wanted, most):
+    dataset = gather(application(labelled="data"), labelled, CLASSES)
+    trained = [index for index, item in enumerate(dataset.items) if item.split == "train"]
+    shown = Counter(plan(dataset, wanted, 0).items.tolist())
+    assert {shown[index] for index in trained} == {1 + min(most, wanted // len(trained) - 1)}
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -24,7 +24,7 @@ from distillnet.cloud.teacher import Floats, Teacher
 from distillnet.proto.files import write_whole
 
 FORMAT = 2
-MOST_CROPS = 12
+MOST_CROPS, MOST_SHARE = 12, 1 / 60
 MOST_HELD_OUT_CROPS = 4
 FEWEST_LABELLED = 4000
 SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.8}
@@ -86,7 +86,11 @@ def plan(dataset: Dataset, wanted: int, seed: int) -> Plan:
 
 
 def _crops(dataset: Dataset, wanted: int) -> dict[str, int]:
-    """Crops per item, by source: equal shares for unlabelled sources, so that no long video drowns the rest."""
+    """Crops per item, by source: equal shares for unlabelled sources, so that no long video drowns the rest.
+
+    Few pictures are learnt by heart in a long run, so there they are shown in more crops.
+    """
+    most = max(MOST_CROPS, int(MOST_SHARE * wanted))
     sizes: dict[str, int] = defaultdict(int)
     for item in dataset.items:
         if item.split == "train":
@@ -97,7 +101,7 @@ def _crops(dataset: Dataset, wanted: int) -> dict[str, int]:
     for source, size in sizes.items():
         share = wanted * (size / total if source in labelled else 1 / len(sizes)) / size
         views = math.floor(share) if source in labelled else round(share)  # those are many: never more than wanted
-        crops[source] = int(np.clip(views - 1, 0, MOST_CROPS))
+        crops[source] = int(np.clip(views - 1, 0, most))
     return defaultdict(int, crops)
 
 
