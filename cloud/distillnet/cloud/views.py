@@ -24,7 +24,7 @@ from distillnet.cloud.teacher import Floats, Teacher
 from distillnet.proto.files import write_whole
 
 FORMAT = 2
-MOST_CROPS, MOST_SHARE = 12, 1 / 60
+MOST_CROPS, MOST_SHARE = 12, 1 / 60  # of one picture: crops, or, where that is more, that share of all views
 MOST_HELD_OUT_CROPS = 4
 FEWEST_LABELLED = 4000
 SMALLEST_CROP = {"labelled": 0.6, "unlabelled": 0.8}
