@@ -38,7 +38,7 @@ def facts() -> dict[str, Any]:
         "threads": 1, "student_bytes": 823_104, "teacher_bytes": 4_652_008, "student_latency_ms": 1.83,
         "teacher_latency_ms": 14.9, "speedup": 8.14, "macs": 24_300_000, "arena_bytes": 331_776, "budget_ms": 2.5,
         "agreement": 0.934, "agreement_ci": [0.918, 0.947], "agreement_n": 1200,
-        "int8_loss": {"float": 0.861, "int8": 0.858, "n": 1200},
+        "int8_loss": {"float": 0.861, "int8": 0.858, "value": 0.003, "ci_low": -0.002, "ci_high": 0.008, "n": 1200},
         "events": [
             {"name": "dog", "classes": ["German shepherd", "Labrador retriever", "golden retriever", "Chihuahua",
              "Yorkshire terrier", "standard poodle", "beagle"], "threshold": 0.61, "exit_threshold": 0.43,

@@ -67,7 +67,7 @@ class SameConv2d(nn.Conv2d):
         if x.device.type == "cpu" and x.shape[-2] * x.shape[-1] <= FEW_POSITIONS and self._learns_by_channel():
             return _by_channel(x, weight, bias, stride)
         if kernel > 1:
-            pads = [_same_pad(int(size), kernel, stride) for size in x.shape[-2:]]
+            pads = [same_pad(int(size), kernel, stride) for size in x.shape[-2:]]
             (top, bottom), (left, right) = pads
             if top == bottom == left == right:
                 padded: Tensor = F.conv2d(x, weight, bias, stride, top, 1, self.groups)
@@ -99,13 +99,14 @@ def _by_channel(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
 def _paths(height: int, width: int, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
     """Return which weight leads from where to where, float32 (kernel², height · width · positions), and the size."""
     one = torch.eye(height * width).reshape(height * width, 1, height, width)
-    (top, bottom), (left, right) = (_same_pad(size, kernel, stride) for size in (height, width))
+    (top, bottom), (left, right) = (same_pad(size, kernel, stride) for size in (height, width))
     padded = F.pad(one, (left, right, top, bottom))
     found = F.conv2d(padded, torch.eye(kernel**2).reshape(-1, 1, kernel, kernel), stride=stride)
     return found.transpose(0, 1).reshape(kernel**2, -1).contiguous(), (found.shape[2], found.shape[3])
 
 
-def _same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return how much TensorFlow's SAME puts before and after `size` positions."""
     total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 

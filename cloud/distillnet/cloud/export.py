@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from distillnet.cloud.metrics import Figure, bootstrap
 from distillnet.engine import Model
 from distillnet.engine.litert import LiteRTModel
 from distillnet.proto.strict import ConfigError
@@ -103,32 +104,36 @@ def golden_vectors(model: bytes, inputs: Floats) -> bytes:
 
 @dataclass(frozen=True)
 class Gate:
-    """How far the int8 model in the engine is from the float network in torch, on real data."""
+    """How far the int8 model in the engine is from the float network in torch, on real data.
+
+    Figures are shares of right decisions; `loss` is by how much int8's is less, picture by picture.
+    """
 
     engine: str
     agreement: float
     mean_difference: float
     float_figure: float
     int8_figure: float
-    n: int
+    loss: Figure
 
-    @property
-    def loss(self) -> float:
-        """By how much int8 is worse than float, in the figure's unit."""
-        return self.float_figure - self.int8_figure
+    def to_json(self) -> dict[str, float | int]:
+        """Return both figures, and the loss with its interval."""
+        return {"float": self.float_figure, "int8": self.int8_figure} | self.loss.to_json()
 
 
 def compare(int8_logits: Floats, float_logits: Floats, truth: NDArray[np.int64], engine: str) -> Gate:
     """Compare decisions and logits of both, (N, K+1), against the truth (N,)."""
     if len(truth) == 0:
-        return Gate(engine, 1.0, 0.0, 0.0, 0.0, 0)
+        return Gate(engine, 1.0, 0.0, 0.0, 0.0, Figure(0.0, -1.0, 1.0, 0))
+    was_right, is_right = float_logits.argmax(1) == truth, int8_logits.argmax(1) == truth
+    lost = was_right.astype(np.float64) - is_right
     return Gate(
         engine=engine,
         agreement=float((int8_logits.argmax(1) == float_logits.argmax(1)).mean()),
         mean_difference=float(np.abs(int8_logits - float_logits).mean()),
-        float_figure=float((float_logits.argmax(1) == truth).mean()),
-        int8_figure=float((int8_logits.argmax(1) == truth).mean()),
-        n=len(truth),
+        float_figure=float(was_right.mean()),
+        int8_figure=float(is_right.mean()),
+        loss=bootstrap(lambda drawn: float(lost[drawn].mean()), len(lost)),
     )
 
 

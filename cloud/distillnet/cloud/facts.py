@@ -144,7 +144,7 @@ def student_facts(result: Result, student_bytes: int) -> dict[str, Any]:
         "arena_bytes": result.arena_bytes,
         "resolution": result.resolution,
         "temperature": result.decision.temperature,
-        "int8_loss": {"float": result.gate.float_figure, "int8": result.gate.int8_figure, "n": result.gate.n},
+        "int8_loss": result.gate.to_json(),
         "int8_agreement": result.gate.agreement,
         "false_alarms": alarm.to_json(),
         "events": [_event(result, index) for index in range(result.dataset.other)],

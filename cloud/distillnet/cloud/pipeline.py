@@ -46,6 +46,7 @@ from distillnet.cloud.places import cache_directory
 from distillnet.cloud.probe import fit_probe
 from distillnet.cloud.progress import Steps
 from distillnet.cloud.rejection import Decision, fit_bias, fit_decision, fit_temperature
+from distillnet.cloud.rounding import rounded
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Pixels, Teacher, backbone, load, normalise
 from distillnet.cloud.training import Lessons, Recipe, balanced, predict
 from distillnet.cloud.views import Views, plan, render, shrink_all
@@ -58,11 +59,11 @@ from distillnet.proto.strict import ConfigError
 
 VIEWS_PER_MINUTE = 750
 CUT_PICTURES_PER_MINUTE, FEWEST_CUT_PICTURES = 128, 96
-TRAINING_SHARE, SHORT_TRAINING_SHARE = 0.6, 0.45
+TRAINING_SHARE, SHORT_TRAINING_SHARE, LONG_TRAINING_SHARE = 0.6, 0.45, 0.84
 CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
 BYTES_SHARE = 0.85  # of a file that is weights
-SHORT_MINUTES = 4.0
+SHORT_MINUTES, LONG_MINUTES = 4.0, 15.0
 PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALIDATION_PICTURES, VALIDATION_PICTURES_PER_MINUTE = 1200, 150
 PROBE_PICTURES = 1500
@@ -301,9 +302,13 @@ class _Run:
         return ZeroShot(whole.classify, dataset.event_classes)
 
     def _recipe(self) -> Recipe:
-        """Say how to train. The weights of a short run change fast until its end: their average looks back less far."""
-        short = self.minutes < SHORT_MINUTES
-        seconds = self.minutes * 60 * (SHORT_TRAINING_SHARE if short else TRAINING_SHARE)
+        """Say how to train: of a long run's minutes more go to training, for surgery and the end take no longer.
+
+        The weights of a short run change fast until its end: their average looks back less far.
+        """
+        short, more = self.minutes < SHORT_MINUTES, max(0.0, self.minutes - LONG_MINUTES)
+        minutes = (self.minutes - more) * (SHORT_TRAINING_SHARE if short else TRAINING_SHARE)
+        seconds = 60 * (minutes + more * LONG_TRAINING_SHARE)
         return Recipe(seconds, self.application.search.steps, average_decay=0.98 if short else 0.995)
 
     def _taught(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
@@ -330,7 +335,7 @@ class _Run:
         with torch.no_grad():
             candidate.student.classify.bias.add_(torch.from_numpy(bias))
         calibration = normalise(pixels[sample(train, CALIBRATION_PICTURES, self.seed)], LITE_MEAN, LITE_SCALE)
-        model = to_int8(candidate.student, calibration)
+        model = to_int8(rounded(candidate.student, calibration), calibration)
         runner = load_model(model, "auto")
         logits = np.zeros_like(whole)
         inputs = (pixels[scored].astype(np.float32) - LITE_MEAN) / LITE_SCALE

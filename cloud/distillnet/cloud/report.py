@@ -29,7 +29,7 @@ def write(directory: Path, facts: Facts) -> None:
         facts: JSON-able; only `application` is required. Known keys: version, created, machine, threads,
             trained_on, student_bytes, teacher_bytes, student_latency_ms, teacher_latency_ms, speedup, budget_ms, macs,
             arena_bytes,
-            agreement, agreement_ci [low, high], agreement_n, int8_loss {float, int8, n},
+            agreement, agreement_ci [low, high], agreement_n, int8_loss {float, int8, value, ci_low, ci_high, n},
             events [{name, classes, threshold, exit_threshold, recall, recall_ci, n}],
             baselines [{name, metric, value, ci_low, ci_high, n, split}],
             candidates [{name, macs, latency_ms, accuracy, ci_low, ci_high, chosen, why}],
@@ -106,8 +106,9 @@ def _tiles(facts: Facts) -> str:
         tiles.append((f"{facts['macs'] / 1e6:.3g} M", "multiply-adds", arena))
     loss = facts.get("int8_loss")
     if loss:
-        lost = 100 * (loss["float"] - loss["int8"])
-        detail = f"{loss['float']:.3f} → {loss['int8']:.3f}, n = {loss['n']}"
+        lost = 100 * loss["value"]
+        interval = f"lost {100 * loss['ci_low']:.1f} to {100 * loss['ci_high']:.1f} points"
+        detail = f"{loss['float']:.3f} → {loss['int8']:.3f}, {interval}, n = {loss['n']}"
         tiles.append((f"{abs(lost):.1f} pt", "lost to int8" if lost >= 0 else "gained by int8", detail))
     if not tiles:
         return ""

@@ -159,7 +159,7 @@ def distill(
         "arena_bytes": int(converted.model.info["arena_bytes"]),
         "engine": f"{converted.model.info['engine']}/{converted.model.info['kernels']}",
         "latency": speed,
-        "int8_loss": {"float": gate.float_figure, "int8": gate.int8_figure, "n": gate.n},
+        "int8_loss": gate.to_json(),
         "events": [_event(application, index, scores, test.truth, decision) for index in range(len(events))],
         "baselines": rows,
         "det": det_curves(scores, test.truth, test.truth == len(events), events, decision.enter),

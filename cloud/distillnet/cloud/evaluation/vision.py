@@ -27,6 +27,7 @@ from distillnet.cloud.export import dequantise, input_tensor, run_int8, to_int8
 from distillnet.cloud.measure import compare_speed, int8_teacher
 from distillnet.cloud.metrics import Floats, softmax
 from distillnet.cloud.progress import Steps
+from distillnet.cloud.rounding import rounded
 from distillnet.cloud.teacher import Teacher, normalise
 from distillnet.cloud.training import predict
 from distillnet.cloud.views import shrink_all
@@ -190,7 +191,8 @@ def _measured(result: dict[str, Any], archive: Archive, teacher: Teacher, cache:
     mean, scale = teacher.mean, teacher.scale
     trained_on = archive.labelled(result["application"], "train")[0]
     chosen = trained_on[:: max(1, len(trained_on) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]
-    data = to_int8(network, normalise(shrink_all(chosen, side), mean, scale))
+    calibration = normalise(shrink_all(chosen, side), mean, scale)
+    data = to_int8(rounded(network, calibration), calibration)
     model = load_model(data)
     val, labels = archive.labelled(result["application"], "val")
     unseen = archive.labelled(result["application"], "unseen")[0]
