@@ -8,7 +8,7 @@ from distillnet.cloud import boards, budget, measure
 from distillnet.cloud.application import BudgetSection
 from distillnet.cloud.core import BlockShape, Classifier, CoreNet, CoreShape
 from distillnet.cloud.measure import litert_ratio
-from distillnet.engine.profile import Profile
+from distillnet.engine.profile import Profile, this_machine
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_another_table_is_measured_anew(tmp_path: Path) -> None:
 
 
 def test_a_twentieth_is_of_what_was_measured_on_this_machine(tmp_path: Path, whole: Classifier) -> None:
-    section = BudgetSection(board=boards.here())
+    section = BudgetSection(board=this_machine())
     if section.board not in boards.names():
         pytest.skip("no table is of machines of this kind: what was measured has nothing to scale")
     twice, thrice = (
@@ -60,7 +60,7 @@ def test_another_board_has_its_own_ratio(tmp_path: Path, whole: Classifier) -> N
     def measured(_: Profile) -> float:
         raise AssertionError("this machine says nothing about that board")
 
-    board = next(name for name in boards.names() if name != boards.here())
+    board = next(name for name in boards.names() if name != this_machine())
     asked = BudgetSection(board=board)
     assert (
         budget.of_application(asked, tmp_path, whole, 64, measured).ms

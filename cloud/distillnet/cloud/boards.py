@@ -3,7 +3,6 @@
 Called by the pipeline, which turns `[budget]` into milliseconds and a network's layers into milliseconds.
 """
 
-import platform
 from pathlib import Path
 
 from distillnet.cloud.surgery import Layer
@@ -17,11 +16,6 @@ SHIPPED = Path(__file__).with_name("board_profiles")
 def names() -> list[str]:
     """Return the boards the package knows."""
     return sorted(path.stem for path in SHIPPED.glob("*.json"))
-
-
-def here() -> str:
-    """Return the name that machines of this one's kind have."""
-    return "x86-64" if platform.machine() == "x86_64" else platform.machine()
 
 
 def find(board: str, base: Path) -> Profile:

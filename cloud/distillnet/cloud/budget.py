@@ -16,7 +16,7 @@ from distillnet.cloud import boards
 from distillnet.cloud.application import BudgetSection
 from distillnet.cloud.core import Classifier
 from distillnet.cloud.surgery import Layer, layers_of
-from distillnet.engine.profile import Profile
+from distillnet.engine.profile import Profile, this_machine
 from distillnet.proto.strict import ConfigError
 
 SPEEDUP = 20.0
@@ -73,7 +73,7 @@ def of_application(
     board = boards.find(section.board, base)
     if section.latency_ms is not None:
         return LatencyBudget(board, section.latency_ms)
-    ratio = measured(board) if measured and board.board == boards.here() else board.litert_ratio or LITERT_RATIO
+    ratio = measured(board) if measured and board.board == this_machine() else board.litert_ratio or LITERT_RATIO
     whole_ms = LatencyBudget(board, 0.0).network_ms(whole, resolution)
     return LatencyBudget(board, whole_ms * ratio / SPEEDUP / SURPRISE)
 

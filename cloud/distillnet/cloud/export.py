@@ -45,7 +45,7 @@ def to_int8(network: nn.Module, calibration: Tensor) -> bytes:
     """
     batches = [np.ascontiguousarray(x[np.newaxis].permute(0, 2, 3, 1).numpy()) for x in calibration]
     # The handlers of warnings and loggers of two noisy packages are theirs; stdout belongs to `--json`.
-    with _silence(), tempfile.TemporaryDirectory(prefix="distillnet-") as folder:
+    with silence(), tempfile.TemporaryDirectory(prefix="distillnet-") as folder:
         import litert_torch
         from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
         from ai_edge_quantizer.utils import qsv_utils
@@ -191,8 +191,8 @@ def _with_constants_inside(model: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep converters off stdout and stderr, C++ included; their errors are raised, not printed."""
+def silence() -> Iterator[None]:
+    """Keep converters and LiteRT off stdout and stderr, C++ included; their errors are raised, not printed."""
     kept = [os.dup(1), os.dup(2)]
     disabled = logging.root.manager.disable
     with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distillnet.cloud import accelerator, boards, host
+from distillnet.cloud import accelerator, host
 from distillnet.cloud.application import Application
 from distillnet.cloud.baselines import Baselines, judge, rows
 from distillnet.cloud.candidate import Candidate
@@ -17,7 +17,7 @@ from distillnet.cloud.metrics import Figure, Floats, Ints, agreement, confusion,
 from distillnet.cloud.rejection import Decision, alarms
 from distillnet.cloud.teacher import LITE_MEAN, LITE_SCALE, Teacher
 from distillnet.cloud.views import Views
-from distillnet.engine.profile import Profile
+from distillnet.engine.profile import Profile, this_machine
 from distillnet.proto.card import Card, CardEvent, DataInfo, ImageInput, Latency, Metric, TeacherInfo
 
 FEW = 1000
@@ -94,7 +94,7 @@ def student_card(result: Result) -> Card:
 def _latencies(result: Result) -> list[Latency]:
     """What was measured here, and what the table says of the budget's board where that is another machine."""
     speed, board = result.speed, result.board
-    here = boards.here()
+    here = this_machine()
     measured = Latency(
         board=here,
         ms=speed.student_ms,

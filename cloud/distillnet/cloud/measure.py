@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distillnet.cloud.export import to_int8
+from distillnet.cloud.export import silence, to_int8
 from distillnet.cloud.host import machine
 from distillnet.cloud.teacher import Pixels, Teacher, normalise
 from distillnet.cloud.views import shrink_all
@@ -72,10 +72,10 @@ def int8_teacher(teacher: Teacher, pixels: Pixels, cache: Path) -> bytes | None:
 
 def compare_speed(student: bytes, teacher: bytes | None) -> Speed:
     """Time the student in the engine and in LiteRT, and the teacher in LiteRT, in turns."""
-    ours, peer = load(student, "auto"), LiteRTModel(student)
+    ours, peer = load(student, "auto"), _in_litert(student)
     models: list[Model] = [ours, peer]
     if teacher is not None:
-        models.append(LiteRTModel(teacher))
+        models.append(_in_litert(teacher))
     medians = _in_turns(models)
     return Speed(
         student_ms=medians[0],
@@ -102,12 +102,17 @@ def litert_ratio(board: Profile, cache: Path) -> float:
     with suppress(OSError, ValueError):  # none yet, or a damaged one
         return float(kept.read_text(encoding="ascii"))
     teacher, teacher_layers = whole(TEACHER_LIKE)
-    models = LiteRTModel(teacher), ours
+    models = _in_litert(teacher), ours
     # The least of some: what disturbs the teacher's turns would allow the student more than a twentieth.
     slower = min(teacher_ms / student_ms for teacher_ms, student_ms in (_in_turns(models) for _ in range(MEASUREMENTS)))
     ratio = slower * board.network_ms(student_layers) / board.network_ms(teacher_layers)
     write_whole(kept, f"{ratio:.4g}\n".encode())
     return ratio
+
+
+def _in_litert(model: bytes) -> LiteRTModel:
+    with silence():  # it says how it will compute
+        return LiteRTModel(model)
 
 
 def _in_turns(models: Sequence[Model]) -> list[float]:

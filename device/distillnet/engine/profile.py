@@ -7,6 +7,7 @@ calls. Where nobody could measure, a profile is `estimated`, and its `note` says
 
 import json
 import math
+import platform
 from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from pathlib import Path
@@ -18,6 +19,11 @@ from distillnet.proto.strict import ConfigError, Strict, validate
 
 Kind = Literal["pointwise", "depthwise", "full"]
 Point = tuple[int, ...]
+
+
+def this_machine() -> str:
+    """Return what a board is called that has no name of its own: by its processor's kind."""
+    return "x86-64" if platform.machine() == "x86_64" else platform.machine()
 
 
 class Layer(NamedTuple):

@@ -1,11 +1,11 @@
 """What this board is and can run, as it tells the fleet."""
 
 import os
-import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from distillnet.engine.profile import this_machine
 from distillnet.proto.v1 import enrollment_pb2
 
 _MODEL_FILES: Final = (Path("/proc/device-tree/model"), Path("/sys/firmware/devicetree/base/model"))
@@ -39,8 +39,7 @@ def board_name(configured: str = "auto") -> str:
         for text, name in _BOARDS:
             if text in model:
                 return name
-    machine = platform.machine()
-    return "x86-64" if machine == "x86_64" else machine
+    return this_machine()
 
 
 def describe(
