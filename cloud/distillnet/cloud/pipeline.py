@@ -64,7 +64,6 @@ CALIBRATION_PICTURES = 64
 DEFAULT_RESOLUTION = 96
 BYTES_SHARE = 0.85  # of a file that is weights
 SHORT_MINUTES, LONG_MINUTES = 4.0, 15.0
-MOST_DRAWS, FEWEST_STEPS = 800, 1600
 PRIOR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALIDATION_PICTURES, VALIDATION_PICTURES_PER_MINUTE = 1200, 150
 PROBE_PICTURES = 1500
@@ -197,8 +196,7 @@ class _Run:
     ) -> tuple[Trained, list[dict[str, Any]]]:
         """Build the candidates, train them in a race, and return the winner and what to say of all."""
         entrants = self._entrants(teacher, dataset, views, wanted, free)
-        pictures = sum(item.split == "train" for item in dataset.items)
-        recipe = race.shorten(self._recipe(pictures), len(entrants))
+        recipe = race.shorten(self._recipe(), len(entrants))
         count = min(VALIDATION_PICTURES, int(self.minutes * VALIDATION_PICTURES_PER_MINUTE))
         train, looked = views.where("train"), sample(views.where("validation"), count)
         lessons = Lessons(
@@ -303,17 +301,15 @@ class _Run:
             return free.probe_network
         return ZeroShot(whole.classify, dataset.event_classes)
 
-    def _recipe(self, pictures: int) -> Recipe:
+    def _recipe(self) -> Recipe:
         """Say how to train: of a long run's minutes more go to training, for surgery and the end take no longer.
 
-        Few pictures are learnt by heart in the time there is, so training ends where each was met often enough.
         The weights of a short run change fast until its end: their average looks back less far.
         """
         short, more = self.minutes < SHORT_MINUTES, max(0.0, self.minutes - LONG_MINUTES)
         minutes = (self.minutes - more) * (SHORT_TRAINING_SHARE if short else TRAINING_SHARE)
         seconds = 60 * (minutes + more * LONG_TRAINING_SHARE)
-        recipe = Recipe(seconds, self.application.search.steps, average_decay=0.98 if short else 0.995)
-        return replace(recipe, most_steps=max(FEWEST_STEPS, MOST_DRAWS * pictures / recipe.batch))
+        return Recipe(seconds, self.application.search.steps, average_decay=0.98 if short else 0.995)
 
     def _taught(self, views: Views, wanted: Floats, free: Baselines) -> Floats:
         """Return what the student is to say: where there are labels, what the probe made of them says, (V, K+1).

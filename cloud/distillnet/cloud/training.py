@@ -38,14 +38,10 @@ Keeper = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The learning rate warms up and falls along a cosine over `seconds`, or over `steps` if given.
-
-    `seconds` are not all used where `most_steps` are fewer.
-    """
+    """How to train. The learning rate warms up and falls along a cosine over `seconds`, or over `steps` if given."""
 
     seconds: float
     steps: int | None = None
-    most_steps: float = math.inf
     batch: int = 64
     learning_rate: float = 1.4e-3
     weight_decay: float = 1e-4
@@ -181,7 +177,7 @@ def distil(
     smooth = curve[-1]["loss"] if curve else math.nan
     both.train()
     while True:
-        done = step / recipe.steps if recipe.steps else max(spent / recipe.seconds, step / recipe.most_steps)
+        done = step / recipe.steps if recipe.steps else spent / recipe.seconds
         if done >= until:
             break
         for group in optimiser.param_groups:
