@@ -121,10 +121,16 @@ def normalised(
     if not folds:
         y: Tensor = norm(conv(x))
         return F.relu6(y) if active else y
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    assert norm.running_mean is not None
+    scale = scale_of(norm)
     y = conv.convolve(x, conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
     return F.relu6(y, inplace=True) if active else y
+
+
+def scale_of(norm: nn.BatchNorm2d) -> Tensor:
+    """Return what a norm multiplies each channel by where its statistics stand still, (channels,)."""
+    assert norm.running_var is not None
+    return norm.weight * torch.rsqrt(norm.running_var + norm.eps)
 
 
 class InvertedResidual(nn.Module):

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from distillnet.cloud.core import CoreNet, InvertedResidual
+from distillnet.cloud.core import CoreNet, InvertedResidual, scale_of
 
 ROWS = 24_000
 FEWEST_PICTURES, POSITIONS = 384, 300_000
@@ -119,8 +119,7 @@ def _taker(whole: CoreNet, left: Left, place: int) -> Tensor | None:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d, channels: Tensor) -> Tensor:
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator,arg-type]
-    return (conv.weight[:, :, 0, 0] * scale[:, None])[channels].double()
+    return (conv.weight[:, :, 0, 0] * scale_of(norm)[:, None])[channels].double()
 
 
 def _products(whole: CoreNet, stages: list[list[int]], pictures: Tensor) -> list[Tensor]:

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillnet.cloud.core import Classifier, CoreNet, InvertedResidual, SameConv2d, same_pad
+from distillnet.cloud.core import Classifier, CoreNet, InvertedResidual, SameConv2d, same_pad, scale_of
 
 LARGEST = 127
 POSITIONS = 60_000
 RIDGE = 1e-2
+Layer = tuple[SameConv2d, nn.BatchNorm2d]
 Pair = tuple[Tensor, Tensor]
 """What the network being rounded makes of the pictures, and what the network that it was does."""
 
@@ -34,11 +35,11 @@ def rounded(network: Classifier, pictures: Tensor) -> Classifier:
     core, core_was = ours.core, was.core
     assert isinstance(core, CoreNet) and isinstance(core_was, CoreNet)
     with torch.inference_mode():
-        x = _convolution(core.stem, core.stem_bn, core_was.stem, (pictures, pictures))
+        x = _convolution((core.stem, core.stem_bn), (core_was.stem, core_was.stem_bn), (pictures, pictures))
         for block, block_was in zip(core.blocks, core_was.blocks, strict=True):
             assert isinstance(block, InvertedResidual) and isinstance(block_was, InvertedResidual)
             x = _block(block, block_was, x)
-        a, b = _convolution(core.head, core.head_bn, core_was.head, x)
+        a, b = _convolution((core.head, core.head_bn), (core_was.head, core_was.head_bn), x)
         felt, felt_was = a.mean((2, 3)), b.mean((2, 3))
         _round(ours.classify.weight, felt.T[None], torch.ones(len(ours.classify.weight)))
         ours.classify.bias.add_((was.classify(felt_was) - ours.classify(felt)).mean(0))
@@ -47,23 +48,21 @@ def rounded(network: Classifier, pictures: Tensor) -> Classifier:
 
 def _block(block: InvertedResidual, was: InvertedResidual, x: Pair) -> Pair:
     y = x
-    if block.expand is not None and block.expand_bn is not None and was.expand is not None:
-        y = _convolution(block.expand, block.expand_bn, was.expand, y)
-    y = _convolution(block.depthwise, block.depthwise_bn, was.depthwise, y)
-    y = _convolution(block.project, block.project_bn, was.project, y, active=False)
+    if block.expand is not None:
+        y = _convolution((block.expand, block.expand_bn), (was.expand, was.expand_bn), y)  # type: ignore[arg-type]
+    y = _convolution((block.depthwise, block.depthwise_bn), (was.depthwise, was.depthwise_bn), y)
+    y = _convolution((block.project, block.project_bn), (was.project, was.project_bn), y, active=False)
     return (x[0] + y[0], x[1] + y[1]) if block.residual else y
 
 
-def _convolution(conv: SameConv2d, norm: nn.BatchNorm2d, was: SameConv2d, x: Pair, *, active: bool = True) -> Pair:
+def _convolution(layer: Layer, was: Layer, x: Pair, *, active: bool = True) -> Pair:
     """Round a convolution in place and let its norm take back what its mean moves by; return what both make of x."""
-    ours, theirs = x
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale, mean_was = norm.weight * torch.rsqrt(norm.running_var + norm.eps), norm.running_mean.clone()
-    _round(conv.weight, _inputs(conv, ours), scale)
-    a, b = conv(ours), was(theirs)
+    (conv, norm), (conv_was, norm_was), (ours, theirs) = layer, was, x
+    assert norm.running_mean is not None
+    _round(conv.weight, _inputs(conv, ours), scale_of(norm))
+    a, b = conv(ours), conv_was(theirs)
     norm.running_mean += (a - b).mean((0, 2, 3))
-    a = norm(a)
-    b = (b - mean_was[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    a, b = norm(a), norm_was(b)
     return (F.relu6(a), F.relu6(b)) if active else (a, b)
 
 
