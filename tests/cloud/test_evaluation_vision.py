@@ -172,6 +172,7 @@ def test_the_page_shows_one_seed_with_its_interval_and_several_with_their_range(
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "**0.400** [0.350, 0.450]" in page
     assert "**0.750** (0.700–0.800)" in page
+    assert "(0.700–0.800) | 2 | `abc` |" in page
     assert "3 jobs, 3 minutes in all" in page
     assert (tmp_path / "page.svg").read_text(encoding="utf-8").startswith("<?xml")
 

@@ -27,6 +27,7 @@ resolution in LiteRT takes in the same run, one thread both, medians, interleave
   trained on raise a false alarm. The threshold is set on those negatives themselves, for every arm alike.
 - Where an arm was exported, figures are of its int8 file in the engine; a second line is the float network in torch.
 - Intervals are 95 % over pictures of one seed. With several seeds: the mean, and in parentheses the range over seeds.
+- **commit**: whose code made the row. An arm is run again where what it depends on changed.
 """
 
 
@@ -74,8 +75,8 @@ def _application(name: str, results: Sequence[Result]) -> str:
         f"\n## {name}\n",
         f"{first['n']['train']:,} pictures to train on; judged on {first['n']['val']:,} of `val` and "
         f"{first['n']['unseen']:,} of unseen classes.\n",
-        "| arm | budget, ms | M MACs | KiB | int8, ms | faster | macro recall | recall at 1 % | seeds |",
-        "|---|---:|---:|---:|---:|---:|---|---|---:|",
+        "| arm | budget, ms | M MACs | KiB | int8, ms | faster | macro recall | recall at 1 % | seeds | commit |",
+        "|---|---:|---:|---:|---:|---:|---|---|---:|---|",
     ]
     for arm, budget in _rows(results):
         of_arm = [r for r in results if r["arm"] == arm and r["settings"]["budget_ms"] == budget]
@@ -88,7 +89,7 @@ def _application(name: str, results: Sequence[Result]) -> str:
         macs = statistics.mean(result["macs"] for result in of_arm) / 1e6
         lines.append(
             f"| {arm} | {_cost(of_arm, budget)[0]} | {macs:.1f} | {_cost(of_arm, budget)[1]} | "
-            f"{cells[0]} | {cells[1]} | {len(of_arm)} |"
+            f"{cells[0]} | {cells[1]} | {len(of_arm)} | {_commits(of_arm)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -159,6 +160,11 @@ def _cost(results: Sequence[Result], budget: float) -> tuple[str, str]:
     return ("–" if results[0]["arm"] == "fine-tuned" else f"{budget:g}"), f"{size:.0f} | {latency:.3f} | {faster}"
 
 
+def _commits(results: Sequence[Result]) -> str:
+    """Name the commits that made them."""
+    return ", ".join(sorted({f"`{result['provenance']['revision'][:7]}`" for result in results}))
+
+
 def _best(result: Result) -> Result:
     """The figures that count: of the int8 file where there is one."""
     figures: Result = result.get("int8") or result["float"]
@@ -179,12 +185,12 @@ def _arms() -> str:
 def _provenance(results: Sequence[Result]) -> str:
     last = results[-1]["provenance"]
     seconds = sum(sum(result["seconds"].values()) for result in results)
-    trained = {result["provenance"]["trained_on"] for result in results}
+    trained = {f"{r['provenance']['trained_on']} (torch {r['provenance']['torch']})" for r in results}
     timed = {result["engine"]["machine"] for result in results if "engine" in result}
     engines = {f"{r['engine']['engine']} ({r['engine']['kernels']})" for r in results if "engine" in r}
     return (
-        f"\n## Provenance\n\n{len(results)} jobs, {seconds / 60:.0f} minutes in all, last {last['created']}, revision "
-        f"`{last['revision']}`; trained on {', '.join(sorted(trained))}, torch {last['torch']}; latency: median of "
+        f"\n## Provenance\n\n{len(results)} jobs, {seconds / 60:.0f} minutes in all, last {last['created']}; "
+        f"trained on {', '.join(sorted(trained))}; latency: median of "
         f"one thread on {', '.join(sorted(timed)) or 'no machine'}, {', '.join(sorted(engines)) or 'no export'}, "
         f"beside whatever else the machine did. Teacher `{last['teacher']['source']}` at "
         f"{last['teacher']['resolution']} px. Data `{last['data'][:23]}…`.\n"
