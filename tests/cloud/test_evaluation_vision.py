@@ -72,12 +72,13 @@ def test_the_archive_gives_labels_by_event_and_keeps_unseen_classes_apart(tmp_pa
     assert orange[0] > orange[1] > orange[2]
 
 
-def test_the_teacher_is_asked_once(tmp_path: Path, teacher: Teacher) -> None:
+def test_the_teacher_is_asked_once_and_says_the_same_from_the_cache(tmp_path: Path, teacher: Teacher) -> None:
     archive = make_archive(tmp_path / "tiny.zip")
-    for _ in range(2):
-        task = load(archive, "fruit", teacher, tmp_path / "cache", Steps(quiet=True))
+    asked, kept = (load(archive, "fruit", teacher, tmp_path / "cache", Steps(quiet=True)) for _ in range(2))
     assert teacher.forward.asked == 84  # type: ignore[attr-defined]
-    assert len(task.train.logits) == 36
+    assert len(asked.train.logits) == 36
+    np.testing.assert_array_equal(asked.train.logits, kept.train.logits)
+    np.testing.assert_array_equal(asked.train.features, kept.train.features)
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:

@@ -139,16 +139,16 @@ def load(archive: Archive, application: str, teacher: Teacher, cache: Path, step
 
 
 def _ask(teacher: Teacher, pixels: NDArray[np.uint8], kept: Path) -> tuple[Floats, Floats]:
-    if kept.is_file():
-        with np.load(kept, allow_pickle=False) as arrays:
-            return arrays["logits"].astype(np.float32), arrays["features"].astype(np.float32)
-    logits, features = teacher.outputs(shrink_all(pixels, teacher.resolution))
-    if features is None:
-        raise ConfigError(f"teacher {teacher.source!r} gives no features; this comparison needs them")
-    buffer = io.BytesIO()
-    np.savez(buffer, logits=logits.astype(np.float16), features=features.astype(np.float16))
-    write_whole(kept, buffer.getvalue())
-    return logits, features
+    """Return the teacher's answers as they are kept, in half precision: asked now or before, they are the same."""
+    if not kept.is_file():
+        logits, features = teacher.outputs(shrink_all(pixels, teacher.resolution))
+        if features is None:
+            raise ConfigError(f"teacher {teacher.source!r} gives no features; this comparison needs them")
+        buffer = io.BytesIO()
+        np.savez(buffer, logits=logits.astype(np.float16), features=features.astype(np.float16))
+        write_whole(kept, buffer.getvalue())
+    with np.load(kept, allow_pickle=False) as arrays:
+        return arrays["logits"].astype(np.float32), arrays["features"].astype(np.float32)
 
 
 def _joined(pieces: Sequence[Part]) -> Part:
