@@ -27,7 +27,7 @@ resolution in LiteRT takes in the same run, one thread both, medians, interleave
   trained on raise a false alarm. The threshold is set on those negatives themselves, for every arm alike.
 - Where an arm was exported, figures are of its int8 file in the engine; a second line is the float network in torch.
 - Intervals are 95 % over pictures of one seed. With several seeds: the mean, and in parentheses the range over seeds.
-- **commit**: whose code made the row. An arm is run again where what it depends on changed.
+- **commit**: whose code made the row. Rows of other commits may be cut, rounded or timed otherwise (ADR 18, 22, 23).
 """
 
 
